@@ -1,0 +1,198 @@
+"""Manifests and indexes: what they are, and what they refer to.
+
+The bytes are upstream's and stay as they are; this only reads them. The checks close the
+type confusion of CVE-2021-41190 and the parser differentials of PROTOCOL S8 and S11.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from mirror.domain.errors import (
+    DigestInvalidError,
+    DigestUnsupportedError,
+    ManifestInvalidError,
+)
+from mirror.domain.media import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    DOCKER_SCHEMA1,
+    IMAGE_TYPES,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    OCI_ARTIFACT,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    bare_type,
+)
+from mirror.domain.names import Digest
+
+MANIFEST_MAX_BYTES: Final = 4 * 1024 * 1024
+"""Clients refuse more: containers/image above this, containerd above 4,393,216."""
+
+_FIELDS: Final = (
+    "schemaVersion", "mediaType", "config", "layers", "manifests", "blobs", "subject",
+    "fsLayers", "digest", "size", "urls", "artifactType",
+)  # fmt: skip
+_BY_LOWER_CASE: Final = {field.lower(): field for field in _FIELDS}
+
+
+class LinkKind(StrEnum):
+    """As what a repository may ask for a digest (DESIGN, invariant 13)."""
+
+    BLOB = "blob"
+    MANIFEST = "manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a manifest says of an object that it refers to."""
+
+    digest: Digest
+    size_bytes: int
+    media_type: str
+    kind: LinkKind
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A verified manifest or index: upstream's bytes and what they refer to.
+
+    ``links`` are the objects that the repository may be asked for because of it: config
+    and layers (blobs) or children (manifests); foreign layers and the subject are not.
+    """
+
+    digest: Digest
+    media_type: str
+    content: bytes
+    links: tuple[Descriptor, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """The length of the manifest itself."""
+        return len(self.content)
+
+
+def read_manifest(content: bytes, content_type: str | None, digest: Digest) -> Manifest:
+    """Check bytes that upstream sent as a manifest.
+
+    Args:
+        content: The bytes; *digest* must be theirs, which the caller has checked.
+        content_type: Upstream's Content-Type, if any. Where it is missing or is not a
+            manifest type, the type comes from the manifest itself.
+        digest: The address under which the manifest will be known.
+
+    Raises:
+        ManifestInvalidError: it is none, or one that could be taken for two things.
+    """
+    fields = _parse(content)
+    media_type = _media_type(fields, bare_type(content_type))
+    return Manifest(digest, media_type, content, tuple(_links(fields, media_type)))
+
+
+def _parse(content: bytes) -> Mapping[str, object]:
+    if len(content) > MANIFEST_MAX_BYTES:
+        raise ManifestInvalidError(f"it has more than {MANIFEST_MAX_BYTES} bytes")
+    try:
+        fields = json.loads(content.decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ManifestInvalidError(f"it is not JSON: {str(error)[:200]}") from None
+    return _object(fields, "the manifest")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ManifestInvalidError("a key stands twice in one object")
+    return fields
+
+
+def _object(value: object, what: str) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise ManifestInvalidError(f"{what} is not an object")
+    for key in value:
+        # Go's decoder ignores the case of keys: what we skip, a client would read.
+        if _BY_LOWER_CASE.get(key.lower(), key) != key:
+            raise ManifestInvalidError(f"{what} has the key {key[:64]!r} in the wrong case")
+    return value
+
+
+def _list(value: object, what: str) -> list[object]:
+    if not isinstance(value, list):
+        raise ManifestInvalidError(f"{what} is not a list")
+    return value
+
+
+def _media_type(fields: Mapping[str, object], stated: str | None) -> str:
+    inner = fields.get("mediaType")
+    if inner is not None and not isinstance(inner, str):
+        raise ManifestInvalidError("mediaType is not a string")
+    if stated in DOCKER_SCHEMA1 or "fsLayers" in fields:
+        raise ManifestInvalidError("schema 1 manifests cannot be verified by their digest")
+    if stated not in MANIFEST_TYPES:
+        stated = inner or _type_by_shape(fields)
+    if inner is not None and inner != stated:
+        raise ManifestInvalidError(f"Content-Type is {stated}, mediaType is {inner[:128]!r}")
+    if stated not in MANIFEST_TYPES:
+        raise ManifestInvalidError(f"its type is {stated[:128]!r}")
+    _check_shape(fields, stated)
+    return stated
+
+
+def _type_by_shape(fields: Mapping[str, object]) -> str:
+    if "manifests" in fields:
+        return OCI_INDEX
+    config = fields.get("config")
+    config_type = config.get("mediaType") if isinstance(config, dict) else None
+    if config_type == "application/vnd.docker.container.image.v1+json":
+        return DOCKER_MANIFEST
+    return OCI_ARTIFACT if "blobs" in fields else OCI_MANIFEST
+
+
+def _check_shape(fields: Mapping[str, object], media_type: str) -> None:
+    is_index = media_type in INDEX_TYPES
+    if is_index and {"config", "layers", "blobs"} & fields.keys():
+        raise ManifestInvalidError("it is an index and an image at once")
+    if not is_index and "manifests" in fields:
+        raise ManifestInvalidError("it is an image and an index at once")
+    if is_index and "manifests" not in fields:
+        raise ManifestInvalidError("it is an index without manifests")
+    if media_type in IMAGE_TYPES and not {"config", "layers"} <= fields.keys():
+        raise ManifestInvalidError("it is an image without config or layers")
+
+
+def _links(fields: Mapping[str, object], media_type: str) -> Iterator[Descriptor]:
+    if media_type in INDEX_TYPES:
+        for entry in _list(fields["manifests"], "manifests"):
+            yield from _descriptor(entry, LinkKind.MANIFEST)
+        return
+    if media_type in IMAGE_TYPES:
+        yield from _descriptor(fields["config"], LinkKind.BLOB)
+    for name in ("layers", "blobs"):
+        for entry in _list(fields.get(name) or [], name):
+            yield from _descriptor(entry, LinkKind.BLOB)
+
+
+def _descriptor(entry: object, kind: LinkKind) -> Iterator[Descriptor]:
+    fields = _object(entry, "a descriptor")
+    text, size, media_type = fields.get("digest"), fields.get("size"), fields.get("mediaType", "")
+    if not isinstance(text, str) or not isinstance(media_type, str):
+        raise ManifestInvalidError("a descriptor lacks digest or mediaType")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise ManifestInvalidError("a descriptor has no valid size")
+    try:
+        digest = Digest.parse(text)
+    except DigestUnsupportedError:
+        return  # a client may know the algorithm; we could not verify the object
+    except DigestInvalidError as error:
+        raise ManifestInvalidError(str(error)) from None
+    if kind is LinkKind.BLOB and fields.get("urls"):
+        return  # a foreign layer is elsewhere (CVE-2020-15157): it links nothing here
+    yield Descriptor(digest, size, media_type, kind)
+
+
+def is_index(media_type: str) -> bool:
+    """Return whether a manifest of this type refers to manifests rather than blobs."""
+    return media_type in {OCI_INDEX, DOCKER_LIST}

@@ -1,0 +1,145 @@
+"""Which upstream, repository and object a request means, whatever shape its URL has.
+
+The shapes are those of PROTOCOL section 2.2, the order of the rules is written there too.
+The world is closed: ``ns``, path prefix and Host are keys of a table, never an address.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlencode
+
+from mirror.domain.errors import NameUnknownError
+from mirror.domain.names import Digest, Reference, Repository, parse_reference
+
+_FORBIDDEN_IN_PATH: Final = re.compile(r"%2f|%5c|%00|%0[ad]|\\|//", re.IGNORECASE)
+_OBJECT: Final = re.compile(
+    r"(?P<name>.+)/(?:(?P<kind>manifests|blobs|referrers)/(?P<reference>[^/]+)|tags/list)"
+)
+_API: Final = re.compile(r"(?P<prefix>(?:/[^/]+)*?)/v2(?:/(?P<rest>.*))?", re.DOTALL)
+_HUB: Final = "docker.io"
+
+
+class Kind(StrEnum):
+    """What a request is for; a label of the metrics."""
+
+    PING = "ping"
+    MANIFEST = "manifest"
+    BLOB = "blob"
+    TAGS = "tags"
+    REFERRERS = "referrers"
+    CATALOG = "catalog"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One parsed request.
+
+    ``repository`` is set for all kinds but ping and catalog; ``reference`` is a tag or a
+    digest for manifests, a digest for blobs and referrers. ``path`` and ``namespace``
+    are what a ``Link`` to the next page has to repeat.
+    """
+
+    kind: Kind
+    reference: Reference | None = None
+    repository: Repository | None = None
+    path: str = ""
+    namespace: str | None = None
+    query: tuple[tuple[str, str], ...] = ()
+
+    def link(self, query: Sequence[tuple[str, str]]) -> str:
+        """Return the URL, path and query, of this list with another query."""
+        names = [("ns", self.namespace)] if self.namespace is not None else []
+        return f"{self.path}?{urlencode([*query, *names])}"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All names that a request may use for an upstream, and the upstream they mean."""
+
+    names: Mapping[str, str]
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    default: str = _HUB
+
+    def parse(self, raw_path: str, raw_query: str, host: str) -> Route:
+        """Read the path and query of a request as they came, still percent-encoded.
+
+        Raises:
+            NameUnknownError: no such route or upstream.
+            NameInvalidError, TagInvalidError, DigestInvalidError: the grammar is broken.
+        """
+        api = _API.fullmatch(raw_path)
+        if api is None or _FORBIDDEN_IN_PATH.search(raw_path):
+            raise NameUnknownError("there is nothing at this path")
+        prefix, rest = unquote(api["prefix"].lstrip("/")), unquote(api["rest"] or "")
+        query = _fields(raw_query)
+        namespace = _single(query, "ns")
+        if not rest:
+            return Route(Kind.PING)
+        if rest == "_catalog":
+            return Route(Kind.CATALOG, path=raw_path, query=query)
+        named = namespace if namespace is not None else prefix
+        match = _OBJECT.fullmatch(rest)
+        if match is None:
+            raise NameUnknownError("there is nothing at this path")
+        return Route(
+            *_reference(match["kind"], match["reference"]),
+            repository=self._repository(match["name"], self._known(named) if named else None, host),
+            path=raw_path,
+            namespace=namespace,
+            query=tuple((key, value) for key, value in query if key != "ns"),
+        )
+
+    def _known(self, name: str) -> str:
+        upstream = self.names.get(name.lower())
+        if upstream is None:
+            raise NameUnknownError(f"this mirror has no upstream {name[:256]!r}")
+        return upstream
+
+    def _repository(self, name: str, upstream: str | None, host: str) -> Repository:
+        first, _, rest = name.partition("/")
+        leading = self.names.get(first) if rest else None
+        if upstream is None:
+            upstream = leading or self._by_host(host) or self._default_for(first, rest)
+        if leading == upstream:
+            name = rest
+        if upstream == _HUB and "/" not in name:
+            name = f"library/{name}"
+        return Repository(upstream, name)
+
+    def _by_host(self, host: str) -> str | None:
+        host = host.lower()
+        return self.hosts.get(host) or self.hosts.get(host.rpartition(":")[0])
+
+    def _default_for(self, first: str, rest: str) -> str:
+        # a host in front that we do not know is never a repository of the default
+        # upstream: registry.corp.example/team/app must not be asked of Docker Hub.
+        if rest and ("." in first or ":" in first or first == "localhost"):
+            raise NameUnknownError(f"this mirror has no upstream {first[:256]!r}")
+        return self.default
+
+
+def _fields(raw_query: str) -> tuple[tuple[str, str], ...]:
+    try:
+        return tuple(parse_qsl(raw_query, keep_blank_values=True, max_num_fields=64))
+    except ValueError:
+        raise NameUnknownError("the query has too many fields") from None
+
+
+def _single(query: Sequence[tuple[str, str]], name: str) -> str | None:
+    values = [value for key, value in query if key == name]
+    if len(values) > 1:
+        raise NameUnknownError(f"{name} is given more than once")
+    return values[0] if values else None
+
+
+def _reference(kind: str | None, text: str | None) -> tuple[Kind, Reference | None]:
+    if kind is None or text is None:  # tags/list
+        return Kind.TAGS, None
+    if kind == "manifests":
+        return Kind.MANIFEST, parse_reference(text)
+    digest = Digest.parse(text)
+    return (Kind.BLOB if kind == "blobs" else Kind.REFERRERS), digest

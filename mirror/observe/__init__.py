@@ -1,0 +1,1 @@
+"""What the mirror says of itself: metrics, logs, health."""

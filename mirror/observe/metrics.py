@@ -1,0 +1,210 @@
+"""Every metric, with closed label sets. No repository is ever a label.
+
+Registered where the caller says, so that tests share nothing.
+"""
+
+import platform
+from enum import StrEnum
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+import mirror
+
+_SECONDS: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300)
+_LAG_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2)
+
+
+class Result(StrEnum):
+    """How an answer came about."""
+
+    HIT = "hit"
+    """From the cache, without asking upstream."""
+    MISS = "miss"
+    """This request made the mirror fetch it."""
+    JOINED = "joined"
+    """A fetch that another request had started delivered it."""
+    STALE = "stale"
+    """From the cache although its time was up, because upstream was in trouble."""
+    REVALIDATED = "revalidated"
+    """From the cache after upstream confirmed it."""
+    PASSTHROUGH = "passthrough"
+    """From upstream without being kept."""
+    ERROR = "error"
+    """No content was delivered."""
+
+
+class Metrics:
+    """All metrics of DESIGN section 6."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._requests(registry)
+        self._upstreams(registry)
+        self._fills(registry)
+        self._cache(registry)
+        self._process(registry)
+
+    def _requests(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "mirror_requests_total",
+            "Requests answered on the registry listener, by upstream, kind of object, "
+            "how the answer came about and HTTP status.",
+            ["upstream", "kind", "result", "status"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "mirror_request_seconds",
+            "Time from the head of a request to the last byte of its answer.",
+            ["kind", "result"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.first_byte_seconds = Histogram(
+            "mirror_first_byte_seconds",
+            "Time from the head of a request to the head of its answer.",
+            ["kind", "result"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.client_bytes = Counter(
+            "mirror_client_bytes_total",
+            "Bytes of content sent to clients.",
+            ["upstream", "result"],
+            registry=registry,
+        )
+
+    def _upstreams(self, registry: CollectorRegistry) -> None:
+        self.upstream_requests = Counter(
+            "mirror_upstream_requests_total",
+            "Requests sent to upstreams, redirect hops and retries included; status 0 is a "
+            "request without an answer.",
+            ["upstream", "kind", "method", "status"],
+            registry=registry,
+        )
+        self.upstream_bytes = Counter(
+            "mirror_upstream_bytes_total",
+            "Bytes of blobs and manifests received from upstreams.",
+            ["upstream"],
+            registry=registry,
+        )
+        self.upstream_seconds = Histogram(
+            "mirror_upstream_seconds",
+            "Time from a request to an upstream to the head of its answer.",
+            ["upstream", "kind"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.upstream_up = Gauge(
+            "mirror_upstream_up",
+            "1 if the last request to the upstream got an answer other than 5xx.",
+            ["upstream"],
+            registry=registry,
+        )
+        self.upstream_credential_refused = Counter(
+            "mirror_upstream_credential_refused_total",
+            "Times an upstream or its token endpoint refused a configured credential.",
+            ["upstream", "account"],
+            registry=registry,
+        )
+        labels = ["upstream", "account"]
+        self.ratelimit_limit = Gauge(
+            "mirror_upstream_ratelimit_limit",
+            "Pulls per window that the upstream allows, by its last answer.",
+            labels,
+            registry=registry,
+        )
+        self.ratelimit_remaining = Gauge(
+            "mirror_upstream_ratelimit_remaining",
+            "Pulls left in the window, by the upstream's last answer.",
+            labels,
+            registry=registry,
+        )
+
+    def _fills(self, registry: CollectorRegistry) -> None:
+        self.fills_in_progress = Gauge(
+            "mirror_fills_in_progress", "Blobs being downloaded now.", registry=registry
+        )
+        self.fill_readers = Gauge(
+            "mirror_fill_readers", "Clients reading from fills in progress.", registry=registry
+        )
+        self.fills = Counter(
+            "mirror_fills_total",
+            "Fills that ended: committed, failed, mismatch, or abandoned.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.fill_resumes = Counter(
+            "mirror_fill_resumes_total",
+            "Times a broken download went on from the bytes it had.",
+            ["reason"],
+            registry=registry,
+        )
+        self.forwarded_ranges = Counter(
+            "mirror_forwarded_ranges_total",
+            "Ranges far ahead of a slow fill that were asked of upstream on their own.",
+            ["upstream"],
+            registry=registry,
+        )
+        self.digest_mismatches = Counter(
+            "mirror_digest_mismatches_total",
+            "Downloads whose content was not what the digest names, each attempt counted.",
+            ["upstream"],
+            registry=registry,
+        )
+
+    def _cache(self, registry: CollectorRegistry) -> None:
+        self.cache_bytes = Gauge(
+            "mirror_cache_bytes", "Bytes stored, partials included.", registry=registry
+        )
+        self.cache_limit_bytes = Gauge(
+            "mirror_cache_limit_bytes", "The bound on the bytes stored.", registry=registry
+        )
+        self.cache_objects = Gauge(
+            "mirror_cache_objects", "Objects stored.", ["kind"], registry=registry
+        )
+        self.cache_evictions = Counter(
+            "mirror_cache_evictions_total",
+            "Objects removed to make room.",
+            ["reason"],
+            registry=registry,
+        )
+        self.cache_evicted_bytes = Counter(
+            "mirror_cache_evicted_bytes_total",
+            "Bytes of the objects removed to make room.",
+            registry=registry,
+        )
+        self.cache_oldest_access = Gauge(
+            "mirror_cache_oldest_access_seconds",
+            "Time since the last use of the object that would be evicted next.",
+            registry=registry,
+        )
+
+    def _process(self, registry: CollectorRegistry) -> None:
+        self.event_loop_lag = Histogram(
+            "mirror_event_loop_lag_seconds",
+            "How much later than asked for the event loop woke a timer.",
+            buckets=_LAG_SECONDS,
+            registry=registry,
+        )
+        self.config_reloads = Counter(
+            "mirror_config_reloads_total",
+            "Configuration reloads: applied or refused.",
+            ["outcome"],
+            registry=registry,
+        )
+        build_info = Gauge(
+            "mirror_build_info", "Always 1.", ["version", "python"], registry=registry
+        )
+        build_info.labels(mirror.__version__, platform.python_version()).set(1)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+
+    def upstream_exists(self, name: str) -> None:
+        """Create the series of an upstream at zero: what exists can be alerted on."""
+        self.upstream_bytes.labels(name)
+        self.digest_mismatches.labels(name)
+        self.forwarded_ranges.labels(name)

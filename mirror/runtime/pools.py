@@ -1,0 +1,62 @@
+"""Thread pools, one for each kind of waiting, so that none waits for another.
+
+asyncio's default executor is never used (DESIGN, invariant 16): there, fifty hanging DNS
+look-ups keep a cached blob from being read.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Pool:
+    """A few threads with a name."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"mirror-{name}")
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run *work* in one of the threads and wait for it without blocking the loop.
+
+        A cancelled caller stops waiting; work that has begun runs to its end all the same.
+        """
+        return await self.start(work, *args, **kwargs)
+
+    def start(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "asyncio.Future[T]":
+        """Begin *work* at once and return what to wait for."""
+        return asyncio.wrap_future(self._executor.submit(work, *args, **kwargs))
+
+    def close(self, *, wait: bool = True) -> None:
+        """Drop what has not begun and, with *wait*, wait for what has."""
+        self._executor.shutdown(wait=wait, cancel_futures=True)
+
+
+_FILL_THREADS: Final = 4
+_READ_THREADS: Final = 8
+_DNS_THREADS: Final = 32
+
+
+class Pools:
+    """All pools of a process."""
+
+    def __init__(self) -> None:
+        self.fill = Pool("fill", _FILL_THREADS)
+        """Hash and write what upstream sends; both let go of the GIL."""
+        self.read = Pool("read", _READ_THREADS)
+        """Open and read what is stored."""
+        self.index_read = Pool("index-read", 1)
+        self.index_write = Pool("index-write", 1)
+        """One thread each: more of them wait for each other inside SQLite (FIELD 1.2)."""
+        self.dns = Pool("dns", _DNS_THREADS)
+        self.admin = Pool("admin", 1)
+        """Metrics pages, configuration checks, secrets: what no pull waits for."""
+
+    def close(self) -> None:
+        """End all threads; a hanging DNS look-up is not waited for."""
+        for pool in (self.fill, self.read, self.index_read, self.index_write, self.admin):
+            pool.close()
+        self.dns.close(wait=False)

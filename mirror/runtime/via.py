@@ -1,0 +1,27 @@
+"""The ``Via`` chain of the request that caused a piece of work, for loop detection.
+
+A task copies the context it is created in, so a fill or a shared question carries the chain
+of the request that started it (DESIGN, invariant 17).
+"""
+
+import secrets
+from contextvars import ContextVar
+from typing import Final
+
+INSTANCE: Final = f"mirror-{secrets.token_hex(6)}"
+"""This process, as it calls itself in ``Via``."""
+
+MAX_HOPS: Final = 16
+
+incoming: Final[ContextVar[str]] = ContextVar("incoming_via", default="")
+
+
+def outgoing() -> str:
+    """Return the Via header of a request that we send now."""
+    before = incoming.get()
+    return f"{before}, 1.1 {INSTANCE}" if before else f"1.1 {INSTANCE}"
+
+
+def is_loop(via: str) -> bool:
+    """Return whether a request with this Via header has been here, or has come too far."""
+    return INSTANCE in via or via.count(",") >= MAX_HOPS

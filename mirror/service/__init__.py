@@ -1,0 +1,1 @@
+"""The mirror's decisions in the words of the specification. No HTTP."""

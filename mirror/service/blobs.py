@@ -1,0 +1,181 @@
+"""A blob for a repository: from the store, from a fill, or past the cache."""
+
+import asyncio
+from typing import Literal
+
+from mirror.domain.errors import OverloadedError, UpstreamTimeoutError
+from mirror.domain.manifests import LinkKind
+from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository
+from mirror.observe.metrics import Metrics, Result
+from mirror.runtime.pools import Pool
+from mirror.runtime.single_flight import SingleFlight
+from mirror.service.policies import Policies
+from mirror.service.served import Served
+from mirror.store.rows import LinkRow
+from mirror.store.space import NoSpaceError
+from mirror.store.store import Store, StoredObject
+from mirror.transfer.bodies import Body, FillBody, PassthroughBody, StoredBody
+from mirror.transfer.fill import Fill
+from mirror.transfer.fills import Fills
+from mirror.upstream.upstreams import Upstreams
+
+
+class Blobs:
+    """Decides where a blob comes from; a digest alone opens nothing (invariant 13)."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        upstreams: Upstreams,
+        fills: Fills,
+        policies: Policies,
+        pool: Pool,
+        metrics: Metrics,
+        range_wait_seconds: float,
+    ) -> None:
+        self._store = store
+        self._upstreams = upstreams
+        self._fills = fills
+        self._policies = policies
+        self._pool = pool
+        self._metrics = metrics
+        self._range_wait_seconds = range_wait_seconds
+        self._flights: SingleFlight[tuple[Repository, Digest], int | None] = SingleFlight()
+
+    async def open(self, repository: Repository, digest: Digest) -> tuple[Body, Served]:
+        """Return a body whose size is known if it can be; the caller closes it.
+
+        Raises:
+            MirrorError: it cannot be had, or not within the time for an answer.
+        """
+        self._policies.check(repository)
+        scope = self._upstreams.scope(repository)
+        link = await self._link(repository, digest, scope)
+        if link is None and await self._is_here_or_coming(digest, scope):
+            await self._ask(repository, digest)
+            link = await self._link(repository, digest, scope)
+        stored = await self._store.open(digest, scope) if link is not None else None
+        if stored is not None:
+            return self._from_store(stored, digest)
+        return await self._from_fill(repository, digest, scope)
+
+    async def size_bytes(self, repository: Repository, digest: Digest) -> tuple[int | None, Served]:
+        """Return the size of a blob without fetching it; raises as ``open`` does."""
+        self._policies.check(repository)
+        scope = self._upstreams.scope(repository)
+        link = await self._link(repository, digest, scope)
+        if link is not None:
+            row = await self._store.facts.object(digest)
+            if row is not None and row.visible_in(scope, ANONYMOUS_SCOPE):
+                self._store.touch(digest)
+                return row.size_bytes, Served(Result.HIT)
+            fill = self._fills.running(scope, digest)
+            if fill is not None and fill.size_bytes is not None:
+                return fill.size_bytes, Served(Result.JOINED, forwarded="uri-miss")
+        joined = self._flights.is_running((repository, digest))
+        size_bytes = await self._ask(repository, digest)
+        result = Result.JOINED if joined else Result.MISS
+        return size_bytes, Served(result, forwarded="uri-miss")
+
+    async def close(self) -> None:
+        """Stop asking upstreams."""
+        await self._flights.close()
+
+    # --- links -------------------------------------------------------------------------------
+
+    async def _link(self, repository: Repository, digest: Digest, scope: str) -> LinkRow | None:
+        """Return the link of a repository if it counts for bytes of this scope."""
+        link = await self._store.facts.link(repository, digest, LinkKind.BLOB)
+        if link is None or not (link.answered_at or scope == ANONYMOUS_SCOPE):
+            return None
+        return link
+
+    async def _is_here_or_coming(self, digest: Digest, scope: str) -> bool:
+        here = await self._store.has(digest, scope)
+        return here or self._fills.running(scope, digest) is not None
+
+    async def _ask(self, repository: Repository, digest: Digest) -> int | None:
+        """Ask upstream whether this repository has the blob, once for all who want to know."""
+        async with self._upstreams.of(repository).deadline():
+            return await self._flights.do(
+                (repository, digest), lambda: self._ask_upstream(repository, digest)
+            )
+
+    async def _ask_upstream(self, repository: Repository, digest: Digest) -> int | None:
+        registry = self._upstreams.of(repository)
+        described = await self._store.facts.link(repository, digest, LinkKind.BLOB)
+        async with registry.deadline():
+            head = await registry.head_blob(repository, digest)
+            size_bytes = None if head is None else head.size_bytes
+            if size_bytes is None and described is not None:
+                size_bytes = described.size_bytes
+            if head is None:
+                size_bytes = await self._probe(repository, digest, size_bytes)
+        await self._note_answer(repository, digest, size_bytes)
+        return size_bytes
+
+    async def _probe(self, repository: Repository, digest: Digest, known: int | None) -> int | None:
+        """Ask by a GET that is closed after its head, for upstreams that do not do HEAD."""
+        opening = self._upstreams.of(repository).open_blob(repository, digest)
+        async with opening as stream:
+            return stream.size_bytes if stream.size_bytes is not None else known
+
+    async def _note_answer(
+        self, repository: Repository, digest: Digest, size_bytes: int | None
+    ) -> None:
+        scope = self._upstreams.scope(repository)
+        await self._store.answered_blob(repository, digest, scope, size_bytes)
+
+    # --- bodies ------------------------------------------------------------------------------
+
+    def _from_store(self, stored: StoredObject, digest: Digest) -> tuple[Body, Served]:
+        self._store.touch(digest)
+        return StoredBody(stored), Served(Result.HIT)
+
+    async def _from_fill(
+        self, repository: Repository, digest: Digest, scope: str
+    ) -> tuple[Body, Served]:
+        described = await self._store.facts.link(repository, digest, LinkKind.BLOB)
+        expected_bytes = described.size_bytes if described else None
+        fill, started = self._fills.board(scope, digest, repository, expected_bytes)
+        body = FillBody(
+            fill,
+            repository,
+            self._upstreams.of(repository),
+            self._metrics,
+            self._range_wait_seconds,
+        )
+        try:
+            await self._head(body, fill, repository)
+        except NoSpaceError:
+            await body.close()
+            return await self._past_the_cache(repository, digest, expected_bytes)
+        except BaseException:
+            await body.close()
+            raise
+        result: Literal[Result.MISS, Result.JOINED] = Result.MISS if started else Result.JOINED
+        return body, Served(result, forwarded="uri-miss")
+
+    async def _head(self, body: FillBody, fill: Fill, repository: Repository) -> None:
+        seconds = self._policies.of(repository).timeouts.response_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await body.head()
+        except TimeoutError:
+            if not fill.has_slot and not fill.has_head:
+                raise OverloadedError("too many downloads (fill.max_concurrent)") from None
+            raise UpstreamTimeoutError(f"{repository}@{fill.digest}") from None
+
+    async def _past_the_cache(
+        self, repository: Repository, digest: Digest, expected_bytes: int | None
+    ) -> tuple[Body, Served]:
+        registry = self._upstreams.of(repository)
+        body = PassthroughBody(registry, repository, digest, self._pool)
+        try:
+            async with registry.deadline():
+                await body.head(expected_bytes)
+        except BaseException:
+            await body.close()
+            raise
+        return body, Served(Result.PASSTHROUGH, forwarded="uri-miss")

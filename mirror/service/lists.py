@@ -1,0 +1,215 @@
+"""Lists: the tags of a repository, the referrers of a manifest, the cached repositories."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from mirror.domain.errors import NotFoundError, UpstreamTroubleError
+from mirror.domain.media import OCI_INDEX
+from mirror.domain.names import Digest, Repository, fallback_tag
+from mirror.domain.pages import Query, cut, ignored_paging, next_query, page_size
+from mirror.domain.referrers import EMPTY, filtered
+from mirror.domain.routing import Kind
+from mirror.observe.metrics import Result
+from mirror.runtime.clock import Clock
+from mirror.runtime.pools import Pool
+from mirror.runtime.single_flight import SingleFlight
+from mirror.service.freshening import Asking, Held, freshened
+from mirror.service.manifests import Manifests
+from mirror.service.policies import Policies
+from mirror.service.served import Served
+from mirror.store.rows import DocumentRow
+from mirror.store.store import Store
+from mirror.upstream.registry import Document
+from mirror.upstream.upstreams import Upstreams
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One page of a list: its bytes, and the query of the next page if there is one."""
+
+    content: bytes
+    media_type: str
+    next_query: Query | None = None
+    filtered: bool = False
+
+
+class Lists:
+    """Fetches lists, each once however many ask, and keeps them as long as a tag."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        upstreams: Upstreams,
+        policies: Policies,
+        manifests: Manifests,
+        pool: Pool,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._upstreams = upstreams
+        self._policies = policies
+        self._manifests = manifests
+        self._pool = pool
+        self._clock = clock
+        self._flights: SingleFlight[tuple[Repository, str, Query], Listing] = SingleFlight()
+
+    async def tags(self, repository: Repository, query: Query) -> tuple[Listing, Served]:
+        """Return a page of a repository's tags.
+
+        Raises:
+            PageSizeInvalidError: ``n`` is not a number.
+            MirrorError: upstream's own word, or trouble without a usable copy.
+        """
+        if page_size(query) == 0:
+            return _tags(repository.name, [], None), Served(Result.HIT)
+        return await self._list(
+            repository, "tags/list", query, lambda: self._fetch_tags(repository, query)
+        )
+
+    async def referrers(
+        self, repository: Repository, subject: Digest, query: Query
+    ) -> tuple[Listing, Served]:
+        """Return the manifests that refer to *subject*; raises as ``tags`` does."""
+        return await self._list(
+            repository,
+            f"referrers/{subject}",
+            query,
+            lambda: self._fetch_referrers(repository, subject, query),
+        )
+
+    async def catalog(self, query: Query) -> Listing:
+        """Return a page of the repositories that are cached."""
+        names = [str(found) for found in await self._pool.run(self._store.refs.repositories)]
+        page, more = cut(names, page_size(query), dict(query).get("last"))
+        content = msgspec.json.encode({"repositories": page})
+        return Listing(content, "application/json", _next_page(query, page) if more else None)
+
+    async def close(self) -> None:
+        """Stop asking upstreams."""
+        await self._flights.close()
+
+    async def _list(
+        self,
+        repository: Repository,
+        name: str,
+        query: Query,
+        fetch: Callable[[], Awaitable[Listing]],
+    ) -> tuple[Listing, Served]:
+        self._policies.check(repository)
+        key = repository, name, query
+
+        async def fetch_and_keep() -> Listing:
+            async with self._upstreams.of(repository).deadline():
+                listing = await fetch()
+            await self._keep(repository, name, query, listing)
+            return listing
+
+        def ask() -> Asking[Listing]:
+            joined = self._flights.is_running(key)
+            return Asking(self._flights.start(key, fetch_and_keep), joined)
+
+        return await freshened(
+            await self._held(repository, name, query),
+            self._policies.listing(repository),
+            self._policies.of(repository).timeouts,
+            ask,
+            f"{repository} {name}",
+        )
+
+    async def _held(self, repository: Repository, name: str, query: Query) -> Held[Listing] | None:
+        row = await self._store.facts.document(repository, name, query)
+        if row is None or row.media_type is None:
+            return None
+        scope = self._upstreams.scope(repository)
+        content = await self._store.content(Digest.parse(row.digest), scope)
+        if content is None:
+            return None
+        listing = Listing(content, row.media_type, row.next_query, row.filtered)
+        return Held(listing, self._clock.wall() - row.confirmed_at)
+
+    async def _keep(
+        self, repository: Repository, name: str, query: Query, listing: Listing
+    ) -> None:
+        digest = await self._store.keep_document(listing.content, self._upstreams.scope(repository))
+        row = DocumentRow(
+            str(digest),
+            listing.media_type,
+            listing.next_query,
+            listing.filtered,
+            self._clock.wall(),
+        )
+        await self._store.facts.put_document(repository, name, query, row)
+
+    # --- tags --------------------------------------------------------------------------------
+
+    async def _fetch_tags(self, repository: Repository, query: Query) -> Listing:
+        document = await self._upstreams.of(repository).get_list(
+            repository, Kind.TAGS, "tags/list", query
+        )
+        tags, name = _read_tags(document, repository)
+        size, last = page_size(query), dict(query).get("last")
+        if not ignored_paging(tags, size, last):
+            return _tags(name, tags, next_query(document.link))
+        page, more = cut(tags, size, last)
+        return _tags(name, page, _next_page(query, page) if more else None)
+
+    # --- referrers ---------------------------------------------------------------------------
+
+    async def _fetch_referrers(
+        self, repository: Repository, subject: Digest, query: Query
+    ) -> Listing:
+        listing = await self._ask_referrers(repository, subject, query)
+        if listing is None:
+            listing = await self._fallback(repository, subject)
+        artifact_type = dict(query).get("artifactType")
+        if artifact_type is None or listing.filtered:
+            return listing
+        content = filtered(listing.content, artifact_type)
+        return Listing(content, OCI_INDEX, listing.next_query, filtered=True)
+
+    async def _ask_referrers(
+        self, repository: Repository, subject: Digest, query: Query
+    ) -> Listing | None:
+        """Ask upstream's referrers API; ``None`` where there is none."""
+        try:
+            document = await self._upstreams.of(repository).get_list(
+                repository, Kind.REFERRERS, f"referrers/{subject}", query
+            )
+        except NotFoundError:
+            return None
+        if document.content_type != OCI_INDEX:
+            return None
+        return Listing(
+            document.content, OCI_INDEX, next_query(document.link), document.filters_applied
+        )
+
+    async def _fallback(self, repository: Repository, subject: Digest) -> Listing:
+        try:
+            manifest, _ = await self._manifests.resolve(repository, fallback_tag(subject))
+        except NotFoundError:
+            return Listing(EMPTY, OCI_INDEX)
+        return Listing(manifest.content, OCI_INDEX)
+
+
+def _read_tags(document: Document, repository: Repository) -> tuple[list[str], str]:
+    try:
+        fields = json.loads(document.content)
+        tags, name = fields.get("tags") or [], fields.get("name") or repository.name
+    except (ValueError, AttributeError, RecursionError):
+        raise UpstreamTroubleError("the tags list is not a JSON object") from None
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise UpstreamTroubleError("the tags list is not a list of strings")
+    return tags, str(name)
+
+
+def _tags(name: str, tags: list[str], following: Query | None) -> Listing:
+    content = msgspec.json.encode({"name": name, "tags": tags})
+    return Listing(content, "application/json", following)
+
+
+def _next_page(query: Query, page: list[str]) -> Query:
+    return (("n", dict(query)["n"]), ("last", page[-1]))

@@ -1,0 +1,232 @@
+"""What a tag or digest means, and the manifest it names."""
+
+import asyncio
+from typing import Final
+
+from mirror.domain.errors import (
+    ContentMismatchError,
+    MirrorError,
+    NotFoundError,
+    OverloadedError,
+    UpstreamTroubleError,
+)
+from mirror.domain.manifests import LinkKind, Manifest, read_manifest
+from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Reference, Repository, Tag
+from mirror.observe.logs import get_logger
+from mirror.observe.metrics import Metrics, Result
+from mirror.runtime.clock import Clock
+from mirror.runtime.recent import MemoryTier, Recent
+from mirror.runtime.single_flight import SingleFlight
+from mirror.service.freshening import Asking, Held, freshened
+from mirror.service.policies import Policies
+from mirror.service.served import Served
+from mirror.store.rows import TagRow
+from mirror.store.store import Store
+from mirror.upstream.registry import ManifestBody
+from mirror.upstream.upstreams import Upstreams
+
+_HISTORY_MAX_ENTRIES: Final = 100
+_log = get_logger("service")
+
+
+class Manifests:
+    """Resolves references and fetches manifests, each once however many ask."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        upstreams: Upstreams,
+        policies: Policies,
+        tier: MemoryTier,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._upstreams = upstreams
+        self._policies = policies
+        self._metrics = metrics
+        self._clock = clock
+        self._flights: SingleFlight[tuple[Repository, Reference], Manifest] = SingleFlight()
+        self._missing: Recent[NotFoundError] = Recent(tier, "missing", lambda _: 500)
+
+    async def resolve(
+        self, repository: Repository, reference: Reference
+    ) -> tuple[Manifest, Served]:
+        """Return the manifest that a reference means now.
+
+        Raises:
+            MirrorError: upstream's own word, or trouble without a usable copy.
+        """
+        self._policies.check(repository)
+        missing = await self._missing.get((repository, reference))
+        if missing is not None:
+            raise missing.with_traceback(None)
+        try:
+            if isinstance(reference, Digest):
+                return await self._by_digest(repository, reference)
+            return await self._by_tag(repository, reference)
+        except NotFoundError as error:
+            ttl_seconds = self._policies.of(repository).negative_ttl_seconds
+            await self._missing.put((repository, reference), error, ttl_seconds=ttl_seconds)
+            raise
+
+    async def close(self) -> None:
+        """Stop asking upstreams."""
+        await self._flights.close()
+
+    # --- by digest ---------------------------------------------------------------------------
+
+    async def _by_digest(self, repository: Repository, digest: Digest) -> tuple[Manifest, Served]:
+        manifest = await self._local(repository, digest)
+        if manifest is not None:
+            return manifest, Served(Result.HIT)
+        asking = self._ask(repository, digest)
+        async with self._upstreams.of(repository).deadline():
+            manifest = await asyncio.shield(asking.task)
+        result = Result.JOINED if asking.joined else Result.MISS
+        return manifest, Served(result, forwarded="uri-miss")
+
+    async def _local(self, repository: Repository, digest: Digest) -> Manifest | None:
+        """Return a stored manifest that a link of this repository allows to be served."""
+        scope = self._scope(repository)
+        link = await self._store.facts.link(repository, digest, LinkKind.MANIFEST)
+        if link is None or not (link.answered_at or scope == ANONYMOUS_SCOPE):
+            return None
+        return await self._store.manifest(repository, digest, scope)
+
+    # --- by tag ------------------------------------------------------------------------------
+
+    async def _by_tag(self, repository: Repository, tag: Tag) -> tuple[Manifest, Served]:
+        return await freshened(
+            await self._held(repository, tag),
+            self._policies.tag(repository, tag),
+            self._policies.of(repository).timeouts,
+            lambda: self._ask(repository, tag),
+            f"{repository}:{tag}",
+        )
+
+    async def _held(self, repository: Repository, tag: Tag) -> Held[Manifest] | None:
+        row = await self._store.facts.tag(repository, tag)
+        if row is None:
+            return None
+        manifest = await self._local(repository, Digest.parse(row.digest))
+        if manifest is None:
+            return None
+        return Held(manifest, self._clock.wall() - row.confirmed_at)
+
+    # --- asking upstream ---------------------------------------------------------------------
+
+    def _scope(self, repository: Repository) -> str:
+        return self._upstreams.scope(repository)
+
+    def _ask(self, repository: Repository, reference: Reference) -> Asking[Manifest]:
+        key = repository, reference
+        joined = self._flights.is_running(key)
+        if isinstance(reference, Tag):
+            return Asking(
+                self._flights.start(key, lambda: self._tag(repository, reference)), joined
+            )
+        return Asking(self._flights.start(key, lambda: self._digest(repository, reference)), joined)
+
+    async def _digest(self, repository: Repository, digest: Digest) -> Manifest:
+        async with self._upstreams.of(repository).deadline():
+            return await self._fetch_digest(repository, digest, head_first=True)
+
+    async def _tag(self, repository: Repository, tag: Tag) -> Manifest:
+        """Ask what a tag means: a HEAD costs nothing of Docker Hub's budget (PROTOCOL C13)."""
+        registry = self._upstreams.of(repository)
+        async with registry.deadline():
+            head = await registry.head_manifest(repository, tag)
+            if head is None or head.digest is None:
+                manifest = await self._fetch(repository, tag)
+            else:
+                manifest = await self._named(repository, tag, head.digest, head.media_type)
+        await self._remember(repository, tag, manifest.digest)
+        return manifest
+
+    async def _named(
+        self, repository: Repository, tag: Tag, digest: Digest, media_type: str | None
+    ) -> Manifest:
+        """Return the manifest that upstream's HEAD has named, from here if it is here."""
+        manifest = await self._local(repository, digest)
+        manifest = manifest or await self._adopted(repository, digest, media_type)
+        if manifest is not None:
+            return manifest
+        try:
+            return await self._fetch_digest(repository, digest, head_first=False)
+        except NotFoundError:
+            return await self._fetch(repository, tag)  # the tag moved in between
+
+    async def _fetch_digest(
+        self, repository: Repository, digest: Digest, *, head_first: bool
+    ) -> Manifest:
+        if head_first and await self._store.has(digest, self._scope(repository)):
+            # Another repository has brought the bytes; this one has to ask all the same.
+            head = await self._upstreams.of(repository).head_manifest(repository, digest)
+            if head is not None:
+                manifest = await self._adopted(repository, digest, head.media_type)
+                if manifest is not None:
+                    return manifest
+        return await self._fetch(repository, digest)
+
+    async def _adopted(
+        self, repository: Repository, digest: Digest, media_type: str | None
+    ) -> Manifest | None:
+        """Link bytes that are here to a repository for which upstream has just answered."""
+        scope = self._scope(repository)
+        content = await self._store.content(digest, scope)
+        if content is None:
+            return None
+        manifest = read_manifest(content, media_type, digest)
+        await self._keep(repository, manifest, scope)
+        return manifest
+
+    async def _fetch(self, repository: Repository, reference: Reference) -> Manifest:
+        body = await self._upstreams.of(repository).get_manifest(repository, reference)
+        digest = self._verified(repository, reference, body)
+        manifest = read_manifest(body.content, body.content_type, digest)
+        await self._keep(repository, manifest, self._scope(repository))
+        return manifest
+
+    def _verified(self, repository: Repository, reference: Reference, body: ManifestBody) -> Digest:
+        """Return the digest of what came; it must be what was asked for and what was said."""
+        wanted = reference if isinstance(reference, Digest) else _stated(body)
+        digest = Digest.of(body.content, wanted.algorithm if wanted else "sha256")
+        if wanted is not None and digest != wanted:
+            self._metrics.digest_mismatches.labels(repository.upstream).inc()
+            raise ContentMismatchError(f"{repository}: {digest} instead of {wanted}")
+        return digest
+
+    async def _keep(self, repository: Repository, manifest: Manifest, scope: str) -> None:
+        """Keep a manifest if there is room; it can be served either way."""
+        try:
+            await self._store.keep_manifest(repository, manifest, scope)
+        except (OSError, OverloadedError) as error:
+            _log.error(
+                "a manifest could not be kept", repository=str(repository), reason=str(error)
+            )
+
+    async def _remember(self, repository: Repository, tag: Tag, digest: Digest) -> None:
+        now, text = self._clock.wall(), str(digest)
+        row = await self._store.facts.tag(repository, tag)
+        if row is None:
+            new = TagRow(text, now, now)
+        elif row.digest == text:
+            new = TagRow(text, row.seen_at, now, row.history)
+        else:
+            history = ((row.digest, row.seen_at), *row.history)[:_HISTORY_MAX_ENTRIES]
+            new = TagRow(text, now, now, history)
+        try:
+            await self._store.keep_tag(repository, tag, new)
+        except OSError as error:
+            _log.error("a tag could not be kept", repository=str(repository), reason=str(error))
+
+
+def _stated(body: ManifestBody) -> Digest | None:
+    if body.stated_digest is None:
+        return None
+    try:
+        return Digest.parse(body.stated_digest)
+    except MirrorError:
+        raise UpstreamTroubleError("Docker-Content-Digest is not a digest") from None

@@ -1,0 +1,61 @@
+"""What the configuration says of a repository."""
+
+from collections.abc import Mapping
+
+from mirror.domain.errors import DeniedError
+from mirror.domain.freshness import IMMUTABLE, Lifetime, TagRule, matches, tag_lifetime_seconds
+from mirror.domain.names import Repository, Tag
+from mirror.settings import Policy, Upstream
+
+
+class Policies:
+    """The effective policies of all upstreams."""
+
+    def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
+        self._policies = {name: upstream.policy for name, upstream in upstreams.items()}
+        self._rules = {name: _rules(policy) for name, policy in self._policies.items()}
+
+    def of(self, repository: Repository) -> Policy:
+        """Return the policy of the repository's upstream."""
+        return self._policies[repository.upstream]
+
+    def check(self, repository: Repository) -> None:
+        """Raise DeniedError unless the configuration lets the repository be pulled."""
+        policy = self.of(repository)
+        if policy.mode == "deny":
+            raise DeniedError(f"{repository.upstream} is not mirrored here (policy.mode: deny)")
+        names = (repository.name, str(repository))
+        if _any(policy.deny, names) or not _any(policy.allow, names):
+            raise DeniedError(f"{repository} is not mirrored here (policy.allow, policy.deny)")
+
+    def tag(self, repository: Repository, tag: Tag) -> Lifetime:
+        """Return for how long a tag may be used."""
+        policy = self.of(repository)
+        return Lifetime(
+            fresh_seconds=tag_lifetime_seconds(
+                self._rules[repository.upstream],
+                policy.tag_ttl_seconds,
+                repository.name,
+                tag.name,
+            ),
+            stale_if_error_seconds=policy.stale_if_error_seconds,
+        )
+
+    def listing(self, repository: Repository) -> Lifetime:
+        """Return for how long a tags or referrers list may be used."""
+        policy = self.of(repository)
+        return Lifetime(
+            fresh_seconds=policy.tag_ttl_seconds,
+            stale_if_error_seconds=policy.stale_if_error_seconds,
+        )
+
+
+def _rules(policy: Policy) -> tuple[TagRule, ...]:
+    return tuple(
+        TagRule(rule.match, IMMUTABLE if rule.ttl_seconds is None else rule.ttl_seconds)
+        for rule in policy.tag_rules
+    )
+
+
+def _any(patterns: tuple[str, ...], names: tuple[str, str]) -> bool:
+    return any(matches(pattern, name) for pattern in patterns for name in names)

@@ -1,0 +1,161 @@
+"""The configuration as a whole."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from mirror.settings.fields import (
+    AnyPath,
+    Duration,
+    PositiveDuration,
+    PositiveSpace,
+    ReadableFile,
+    Size,
+    Space,
+    UpstreamName,
+    WebUrl,
+)
+from mirror.settings.policy import DAY_SECONDS, Policy
+from mirror.settings.section import Later, Section
+from mirror.settings.server import Server
+from mirror.settings.units import GIB, MIB, SizeOrShare
+from mirror.settings.upstreams import BUILTIN, Upstream, clashes, with_builtin
+
+
+class Cache(Section):
+    """What is kept, where, and how much of it."""
+
+    directory: AnyPath = Path("/var/lib/mirror")
+    """Directory of the cache."""
+    max_size: PositiveSpace = SizeOrShare(size_bytes=50 * GIB)
+    """How much it may hold: a size, or a share of the file system."""
+    min_free: Space = SizeOrShare(share=0.05)
+    """How much of the file system stays free: a size, or a share."""
+    keep_partial_seconds: Annotated[Duration, Later()] = DAY_SECONDS
+    """How long the beginning of an unfinished download is kept."""
+    memory_bytes: Size = 64 * MIB
+    """Memory for hot manifests, tags, tokens and links."""
+
+
+class Fill(Section):
+    """Downloads from upstream."""
+
+    abandon: Literal["finish", "stop"] = "finish"
+    """What happens to a download that nobody reads any more."""
+    range_wait_seconds: Duration = 5
+    """A range that the running download would reach later than that is asked for separately."""
+    max_concurrent: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Downloads at a time."""
+    parallel_ranges: Annotated[int, Field(ge=1, le=64), Later()] = 1
+    """Connections for one large blob."""
+
+
+class Pin(Section):
+    """An image that is never evicted, fetched when missing, and kept fresh."""
+
+    image: str
+    """The image, such as `docker.io/library/alpine:3.20`."""
+    platforms: tuple[str, ...] = ()
+    """Platforms that are kept; without any, all of them."""
+
+
+class Prefetch(Section):
+    """Images that are fetched at regular times."""
+
+    images: tuple[str, ...]
+    """The images."""
+    every_seconds: PositiveDuration
+    """How often."""
+    platforms: tuple[str, ...] = ()
+    """Platforms that are fetched; without any, all of them."""
+
+
+class Webhook(Section):
+    """An address that is told what happens."""
+
+    url: WebUrl
+    """Where events are sent."""
+    events: tuple[str, ...] = ()
+    """Which events; without any, all of them."""
+    secret_file: ReadableFile | None = None
+    """File with the key that events are signed with."""
+
+
+class Log(Section):
+    """What is written to standard error."""
+
+    format: Literal["json", "console"] = "json"
+    """One JSON object a line, or text for people."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important lines that are written."""
+
+
+def _null_removes(schema: dict[str, Any]) -> None:
+    schema["additionalProperties"] = {"anyOf": [schema["additionalProperties"], {"type": "null"}]}
+
+
+class Settings(Section):
+    """The configuration of Mirror."""
+
+    server: Server = Server()
+    """The registry listener and the admin listener."""
+    cache: Cache = Cache()
+    """What is kept, where, and how much of it."""
+    fill: Fill = Fill()
+    """Downloads from upstream."""
+    policy: Policy = Policy()
+    """What is served, and how fresh it is: for every upstream that does not say otherwise."""
+    builtin_upstreams: bool = True
+    """Mirror the well-known registries, too."""
+    upstreams: dict[UpstreamName, Upstream] = Field(
+        default_factory=dict, validate_default=True, json_schema_extra=_null_removes
+    )
+    """The mirrored registries by name, merged with the well-known ones; null removes one."""
+    default_upstream: str = Field(default="docker.io", validate_default=True)
+    """The upstream of requests that name none."""
+    pins: Annotated[tuple[Pin, ...], Later()] = ()
+    """Images that are never evicted, fetched when missing, and kept fresh."""
+    prefetch: Annotated[tuple[Prefetch, ...], Later()] = ()
+    """Images that are fetched at regular times."""
+    webhooks: Annotated[tuple[Webhook, ...], Later()] = ()
+    """Addresses that are told what happens."""
+    log: Log = Log()
+    """What is written to standard error."""
+
+    @field_validator("upstreams", mode="before")
+    @classmethod
+    def _add_builtin(cls, given: object, info: ValidationInfo) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        return with_builtin(given, add=bool(info.data.get("builtin_upstreams", True)))
+
+    @field_validator("upstreams", mode="after")
+    @classmethod
+    def _complete(cls, upstreams: dict[str, Upstream], info: ValidationInfo) -> dict[str, Upstream]:
+        """Tell each upstream its name and its effective policy."""
+        if problems := clashes(upstreams):
+            raise ValueError("; ".join(problems))
+        policy = info.data.get("policy", Policy())
+        return {
+            name: upstream.model_copy(
+                update={"name": name, "policy": policy.overlaid(upstream.policy)}
+            )
+            for name, upstream in upstreams.items()
+        }
+
+    @field_validator("default_upstream", mode="after")
+    @classmethod
+    def _default_exists(cls, name: str, info: ValidationInfo) -> str:
+        # Without "upstreams" these have mistakes of their own, which are reported.
+        if name not in info.data.get("upstreams", {name: None}):
+            raise ValueError("there is no such upstream")
+        return name
+
+    @property
+    def removed_upstreams(self) -> tuple[str, ...]:
+        """The well-known registries that are not mirrored although the others are."""
+        return tuple(
+            name for name in BUILTIN if self.builtin_upstreams and name not in self.upstreams
+        )

@@ -1,0 +1,117 @@
+"""What is known of repositories and objects: index rows, with the hot ones in memory."""
+
+import sys
+from collections.abc import Sequence
+from typing import TypeVar
+from urllib.parse import urlencode
+
+from mirror.domain.manifests import Descriptor, LinkKind
+from mirror.domain.names import Digest, Repository, Tag
+from mirror.runtime.pools import Pools
+from mirror.runtime.recent import MemoryTier, Recent
+from mirror.store.index import Index, object_key
+from mirror.store.rows import DocumentRow, LinkRow, ObjectRow, TagRow
+
+R = TypeVar("R", LinkRow, TagRow, ObjectRow, DocumentRow)
+_ROW_BYTES = 600
+"""About what a small row and its key cost in memory."""
+
+
+class Facts:
+    """Asynchronous access to the index; a row read twice comes from memory."""
+
+    def __init__(self, index: Index, pools: Pools, tier: MemoryTier) -> None:
+        self._index = index
+        self._pools = pools
+        self._recent: Recent[LinkRow | TagRow | ObjectRow | DocumentRow] = Recent(
+            tier, "row", lambda row: _ROW_BYTES + sys.getsizeof(row)
+        )
+
+    async def link(self, repository: Repository, digest: Digest, kind: LinkKind) -> LinkRow | None:
+        """Return whether, and on whose word, a repository has an object."""
+        return await self._get(link_key(repository, digest, kind), LinkRow)
+
+    async def put_link(
+        self, repository: Repository, digest: Digest, kind: LinkKind, row: LinkRow
+    ) -> None:
+        """Write a link."""
+        await self._put(link_key(repository, digest, kind), row)
+
+    async def add_links(self, repository: Repository, links: Sequence[Descriptor]) -> None:
+        """Write the links that a verified manifest makes; those that exist stay as they are."""
+        new = []
+        for descriptor in links:
+            key = link_key(repository, descriptor.digest, descriptor.kind)
+            if await self._get(key, LinkRow) is None:
+                row = LinkRow(descriptor.size_bytes, descriptor.media_type, 0)
+                new.append((key, row))
+        await self._pools.index_write.run(self._index.put_all, new)
+        for key, row in new:
+            await self._recent.put(key, row)
+
+    async def tag(self, repository: Repository, tag: Tag) -> TagRow | None:
+        """Return what a tag means."""
+        return await self._get(tag_key(repository, tag), TagRow)
+
+    async def put_tag(self, repository: Repository, tag: Tag, row: TagRow) -> None:
+        """Write what a tag means."""
+        await self._put(tag_key(repository, tag), row)
+
+    async def document(
+        self, repository: Repository, name: str, query: Sequence[tuple[str, str]]
+    ) -> DocumentRow | None:
+        """Return a stored list of upstream."""
+        return await self._get(document_key(repository, name, query), DocumentRow)
+
+    async def put_document(
+        self, repository: Repository, name: str, query: Sequence[tuple[str, str]], row: DocumentRow
+    ) -> None:
+        """Write a list of upstream."""
+        await self._put(document_key(repository, name, query), row)
+
+    async def object(self, digest: Digest) -> ObjectRow | None:
+        """Return the facts of a stored object."""
+        return await self._get(object_key(str(digest)), ObjectRow)
+
+    async def add_object(self, digest: Digest, seen: ObjectRow) -> None:
+        """Write that an object stands in ``blobs/`` now; scopes and repositories add up."""
+        row = await self._pools.index_write.run(self._index.add_object, str(digest), seen)
+        await self._recent.put(object_key(str(digest)), row)
+
+    async def drop_object(self, digest: str) -> ObjectRow | None:
+        """Forget an object; returns what was known of it."""
+        row = await self._pools.index_write.run(self._index.drop_object, digest)
+        await self.forget_object(digest)
+        return row
+
+    async def forget_object(self, digest: str) -> None:
+        """Forget an object in memory: its row is gone."""
+        await self._recent.drop(object_key(digest))
+
+    async def _get(self, key: str, kind: type[R]) -> R | None:
+        found = await self._recent.get(key)
+        if isinstance(found, kind):
+            return found
+        row = await self._pools.index_read.run(self._index.get, key, kind)
+        if row is not None:
+            await self._recent.put(key, row)
+        return row
+
+    async def _put(self, key: str, row: R) -> None:
+        await self._pools.index_write.run(self._index.put, key, row)
+        await self._recent.put(key, row)
+
+
+def link_key(repository: Repository, digest: Digest, kind: LinkKind) -> str:
+    """Return the key of a link's row."""
+    return f"l:{kind}:{repository}@{digest}"
+
+
+def tag_key(repository: Repository, tag: Tag) -> str:
+    """Return the key of a tag's row."""
+    return f"t:{repository}:{tag}"
+
+
+def document_key(repository: Repository, name: str, query: Sequence[tuple[str, str]]) -> str:
+    """Return the key of a list's row."""
+    return f"d:{repository}/{name}?{urlencode(sorted(query))}"

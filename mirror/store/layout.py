@@ -1,0 +1,115 @@
+"""Where things stand below the cache directory. Paths are built from validated names only.
+
+::
+
+    blobs/sha256/ab/<hex>                            verified, immutable
+    refs/<upstream>/<repository>/_tags/<tag>         what a tag means (JSON)
+    refs/<upstream>/<repository>/_manifests/<digest> media type, scope, times (JSON)
+    refs/<upstream>/<repository>/_blobs/<digest>     upstream's own word for a blob (JSON)
+    partial/<scope>-<alg>-<hex>                      a file that grows
+    index/                                           diskcache: a cache of the above
+    VERSION
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mirror.domain.names import Digest, Repository, Tag
+
+VERSION: Final = "1"
+
+
+class LayoutError(Exception):
+    """The cache directory cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The cache directory."""
+
+    root: Path
+
+    def prepare(self) -> None:
+        """Create what is missing and check that the directory is ours.
+
+        Raises:
+            LayoutError: it cannot be created or written, or is of a later version.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in ("blobs", "refs", "partial", "index"):
+                (self.root / name).mkdir(mode=0o700, exist_ok=True)
+            version = self.root / "VERSION"
+            if not version.exists():
+                version.write_text(f"{VERSION}\n", encoding="ascii")
+            found = version.read_text(encoding="ascii", errors="replace").strip()
+        except OSError as error:
+            raise LayoutError(
+                f"the cache directory {self.root} cannot be used: {error.strerror}; "
+                "set cache.directory (MIRROR_CACHE__DIRECTORY) to a directory that can be written"
+            ) from None
+        if found != VERSION:
+            raise LayoutError(
+                f"the cache directory {self.root} has the layout {found[:32]!r}, this program "
+                f"knows {VERSION!r}; use another directory or the program that wrote it"
+            )
+
+    @property
+    def index(self) -> Path:
+        """The directory of the index."""
+        return self.root / "index"
+
+    @property
+    def partials(self) -> Path:
+        """The directory of files that grow."""
+        return self.root / "partial"
+
+    def blob(self, digest: Digest) -> Path:
+        """Return where the object stands or will stand."""
+        return self.root / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
+
+    def partial(self, scope: str, digest: Digest) -> Path:
+        """Return where the object grows that is fetched in *scope*."""
+        return self.partials / f"{scope}-{digest.algorithm}-{digest.hex}"
+
+    def tags(self, repository: Repository) -> Path:
+        """Return the directory of a repository's tags."""
+        return self._repository(repository) / "_tags"
+
+    def tag(self, repository: Repository, tag: Tag) -> Path:
+        """Return the file of a tag."""
+        return self.tags(repository) / tag.name
+
+    def manifest_ref(self, repository: Repository, digest: Digest) -> Path:
+        """Return the file that says that a repository has a manifest."""
+        return self._repository(repository) / "_manifests" / str(digest)
+
+    def blob_ref(self, repository: Repository, digest: Digest) -> Path:
+        """Return the file that says that upstream answered for a blob of a repository."""
+        return self._repository(repository) / "_blobs" / str(digest)
+
+    def _repository(self, repository: Repository) -> Path:
+        return self.root / "refs" / repository.upstream / repository.name
+
+
+def sync_directory(path: Path) -> None:
+    """Make a new name in a directory outlast a power failure."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a small file so that at any moment the old or the new one is there, whole."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    scratch = path.with_name(f"~{path.name}"[:255])
+    with scratch.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+    sync_directory(path.parent)

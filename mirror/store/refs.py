@@ -1,0 +1,124 @@
+"""The facts that must survive the index: small files under ``refs/``.
+
+They are written before the index row. A name beginning with ``~`` is a file that was never
+finished; tags and digests cannot begin so.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from mirror.domain.errors import MirrorError
+from mirror.domain.names import Digest, Repository, Tag
+from mirror.store.layout import Layout, replace_file
+
+F = TypeVar("F", "TagRef", "ManifestRef", "BlobRef")
+
+_UNFINISHED: Final = "~"
+
+
+class TagRef(msgspec.Struct, frozen=True):
+    """What a tag means and meant, newest first in ``history``."""
+
+    digest: str
+    seen_at: float
+    confirmed_at: float
+    history: tuple[tuple[str, float], ...] = ()
+
+
+class ManifestRef(msgspec.Struct, frozen=True):
+    """That a repository has a manifest, and as what it was served."""
+
+    media_type: str
+    scope: str
+    size_bytes: int
+    stored_at: float
+    answered_at: float
+
+
+class BlobRef(msgspec.Struct, frozen=True):
+    """That upstream answered for a blob of a repository."""
+
+    scope: str
+    size_bytes: int | None
+    answered_at: float
+
+
+class Refs:
+    """Reads and writes ``refs/``; all calls are synchronous."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def put_tag(self, repository: Repository, tag: Tag, ref: TagRef) -> None:
+        """Write what a tag means."""
+        replace_file(self._layout.tag(repository, tag), msgspec.json.encode(ref))
+
+    def put_manifest(self, repository: Repository, digest: Digest, ref: ManifestRef) -> None:
+        """Write that a repository has a manifest."""
+        replace_file(self._layout.manifest_ref(repository, digest), msgspec.json.encode(ref))
+
+    def put_blob(self, repository: Repository, digest: Digest, ref: BlobRef) -> None:
+        """Write that upstream answered for a blob."""
+        replace_file(self._layout.blob_ref(repository, digest), msgspec.json.encode(ref))
+
+    def drop_manifest(self, repository: Repository, digest: Digest) -> None:
+        """Delete the file that says that a repository has a manifest, if it is there."""
+        self._layout.manifest_ref(repository, digest).unlink(missing_ok=True)
+
+    def tags(self, repository: Repository) -> list[str]:
+        """Return the tags that are known of a repository, in ASCII order."""
+        try:
+            names = [entry.name for entry in self._layout.tags(repository).iterdir()]
+        except OSError:
+            return []
+        return sorted(name for name in names if not name.startswith(_UNFINISHED))
+
+    def repositories(self) -> list[Repository]:
+        """Return all repositories that have a tag or a manifest, in order."""
+        root = self._layout.root / "refs"
+        return sorted({found for path in root.rglob("_*") if (found := _repository(path, root))})
+
+    def all_tags(self, repository: Repository) -> Iterator[tuple[Tag, TagRef]]:
+        """Yield every tag that can be read."""
+        for name in self.tags(repository):
+            tag = Tag(name)
+            ref = _read(self._layout.tag(repository, tag), TagRef)
+            if ref is not None:
+                yield tag, ref
+
+    def all_manifests(self, repository: Repository) -> Iterator[tuple[Digest, ManifestRef]]:
+        """Yield every manifest reference that can be read."""
+        yield from _by_digest(self._layout.tags(repository).parent / "_manifests", ManifestRef)
+
+    def all_blobs(self, repository: Repository) -> Iterator[tuple[Digest, BlobRef]]:
+        """Yield every blob reference that can be read."""
+        yield from _by_digest(self._layout.tags(repository).parent / "_blobs", BlobRef)
+
+
+def _repository(path: Path, root: Path) -> Repository | None:
+    upstream, *parts = path.parent.relative_to(root).parts
+    try:
+        return Repository(upstream, "/".join(parts))
+    except MirrorError:
+        return None
+
+
+def _by_digest(directory: Path, kind: type[F]) -> Iterator[tuple[Digest, F]]:
+    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+        try:
+            digest = Digest.parse(path.name)
+        except MirrorError:
+            continue
+        ref = _read(path, kind)
+        if ref is not None:
+            yield digest, ref
+
+
+def _read(path: Path, kind: type[F]) -> F | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError):
+        return None

@@ -1,0 +1,73 @@
+"""How many bytes may still come: stored and reserved bytes stay below the bound.
+
+A fill reserves its whole length before its first byte (DESIGN, invariant 5). All changes of
+the figures happen on the event loop without awaiting; only making room awaits.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from mirror.domain.errors import OverloadedError
+from mirror.settings import SizeOrShare
+
+Evict = Callable[[int], Awaitable[int]]
+"""Frees at least so many bytes if it can; returns how many it freed."""
+
+
+class NoSpaceError(OverloadedError):
+    """There is no room for an object, and nothing may be evicted for it."""
+
+
+class Space:
+    """The accounts of the cache directory, in bytes."""
+
+    def __init__(self, directory: Path, max_size: SizeOrShare, min_free: SizeOrShare) -> None:
+        self._directory = directory
+        self._max_size = max_size
+        self._min_free = min_free
+        self._making_room = asyncio.Lock()
+        self.stored_bytes = 0
+        self.reserved_bytes = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """Stored bytes and reservations together."""
+        return self.stored_bytes + self.reserved_bytes
+
+    @property
+    def limit_bytes(self) -> int:
+        """The bound on stored and reserved bytes."""
+        return self._max_size.resolve(self._file_system()[0])
+
+    def missing_bytes(self, size_bytes: int) -> int:
+        """Return how much has to go before *size_bytes* may come; 0 or less: nothing."""
+        total_bytes, free_bytes = self._file_system()
+        over_bound = self.used_bytes + size_bytes - self._max_size.resolve(total_bytes)
+        # Reserved bytes are not all on disk yet, so this asks for a little more than needed.
+        floor_bytes = self._min_free.resolve(total_bytes)
+        below_floor = floor_bytes + self.reserved_bytes + size_bytes - free_bytes
+        return max(over_bound, below_floor)
+
+    async def reserve(self, size_bytes: int, evict: Evict) -> None:
+        """Set *size_bytes* aside, making room if needed.
+
+        Raises:
+            NoSpaceError: there is not enough room even so.
+        """
+        async with self._making_room:
+            missing_bytes = self.missing_bytes(size_bytes)
+            if missing_bytes > 0 and size_bytes <= self.limit_bytes:
+                await evict(missing_bytes)
+            if self.missing_bytes(size_bytes) > 0:
+                raise NoSpaceError("the cache has no room for this object")
+            self.reserved_bytes += size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Give a reservation back."""
+        self.reserved_bytes -= size_bytes
+
+    def _file_system(self) -> tuple[int, int]:
+        facts = os.statvfs(self._directory)
+        return facts.f_blocks * facts.f_frsize, facts.f_bavail * facts.f_frsize

@@ -1,0 +1,1 @@
+"""The fill: one download of one digest, many readers."""

@@ -1,0 +1,160 @@
+"""All fills in progress: at most one for each digest and scope."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Final, Literal
+
+from mirror.domain.backoff import delay_seconds
+from mirror.domain.errors import ContentMismatchError, MirrorError, TroubleError
+from mirror.domain.names import Digest, Repository
+from mirror.observe.logs import get_logger
+from mirror.observe.metrics import Metrics
+from mirror.runtime.pools import Pool
+from mirror.store.store import Store
+from mirror.transfer.fill import Fill, Span
+from mirror.transfer.slots import Slots
+from mirror.upstream.registry import BlobStream
+from mirror.upstream.upstreams import Upstreams
+
+_TRIES_WITHOUT_PROGRESS: Final = 5
+_BACKOFF_BASE_SECONDS: Final = 0.2
+_BACKOFF_CAP_SECONDS: Final = 5.0
+_log = get_logger("transfer")
+
+
+class Retries:
+    """Makes progress the measure: a download that gains bytes goes on without end."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._fruitless = 0
+
+    async def after(self, error: TroubleError, gained_bytes: int) -> None:
+        """Wait before the next try, or raise *error* if it was the last."""
+        self._fruitless = 0 if gained_bytes else self._fruitless + 1
+        if self._fruitless >= _TRIES_WITHOUT_PROGRESS:
+            raise error
+        self._metrics.fill_resumes.labels(type(error).__name__.removesuffix("Error")).inc()
+        await asyncio.sleep(
+            delay_seconds(
+                self._fruitless + 1,
+                base=_BACKOFF_BASE_SECONDS,
+                cap=_BACKOFF_CAP_SECONDS,
+                jitter=random.random,
+            )
+        )
+
+
+class Fills:
+    """The table of downloads.
+
+    A fill is keyed by scope and digest, so repositories share it; each joins by a link of
+    its own, and one's 404 never reaches another's clients (DESIGN, invariant 2).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        upstreams: Upstreams,
+        pool: Pool,
+        metrics: Metrics,
+        *,
+        max_concurrent: int,
+        abandon: Literal["finish", "stop"],
+    ) -> None:
+        self._store = store
+        self._upstreams = upstreams
+        self._pool = pool
+        self._metrics = metrics
+        self._abandon = abandon
+        self._fills: dict[tuple[str, Digest], Fill] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.slots = Slots(max_concurrent)
+
+    def running(self, scope: str, digest: Digest) -> Fill | None:
+        """Return the fill of an object, if there is one."""
+        return self._fills.get((scope, digest))
+
+    def board(
+        self, scope: str, digest: Digest, source: Repository, expected_bytes: int | None
+    ) -> tuple[Fill, bool]:
+        """Return the fill of an object, and whether this call started it.
+
+        There is no ``await`` between looking and starting, so two callers cannot both
+        start. Enter the fill at once: it closes when it is empty.
+
+        Args:
+            scope: With whose credentials it is fetched.
+            digest: The object.
+            source: The repository that the caller may ask for it.
+            expected_bytes: Its size by a manifest, for upstreams that do not tell.
+        """
+        fill = self._fills.get((scope, digest))
+        if fill is not None:
+            fill.add_source(source)
+            return fill, False
+        fill = self._fills[scope, digest] = Fill(digest, scope, source, expected_bytes)
+        task = asyncio.create_task(self._run(fill), name=f"fill {digest}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if self._abandon == "stop":
+            fill.on_abandoned = partial(_cancel, task)
+        return fill, True
+
+    @asynccontextmanager
+    async def open_blob(
+        self, repository: Repository, digest: Digest, span: Span
+    ) -> AsyncIterator[BlobStream]:
+        """Open a blob at its upstream within the time for an answer."""
+        registry = self._upstreams.of(repository)
+        async with AsyncExitStack() as stack:
+            async with registry.deadline():
+                opening = registry.open_blob(repository, digest, span)
+                stream = await stack.enter_async_context(opening)
+            yield stream
+
+    async def close(self) -> None:
+        """Stop all downloads and wait until their files are closed."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run(self, fill: Fill) -> None:
+        self._metrics.fills_in_progress.inc()
+        outcome = "committed"
+        try:
+            await fill.run(
+                self._store, self._pool, self.slots, self.open_blob, Retries(self._metrics)
+            )
+        except MirrorError as error:
+            outcome = "mismatch" if isinstance(error, ContentMismatchError) else "failed"
+            self._report(fill, error)
+        except asyncio.CancelledError:
+            outcome = "abandoned"
+        except Exception:  # noqa: BLE001 -- the readers know; here it is only reported
+            outcome = "failed"
+            _log.exception("a fill failed unexpectedly", digest=str(fill.digest))
+        finally:
+            del self._fills[fill.scope, fill.digest]
+            self._metrics.fills_in_progress.dec()
+            self._metrics.fills.labels(outcome).inc()
+
+    def _report(self, fill: Fill, error: MirrorError) -> None:
+        upstream = fill.active_source.upstream
+        if isinstance(error, ContentMismatchError):
+            self._metrics.digest_mismatches.labels(upstream).inc()
+        _log.warning(
+            "a fill failed",
+            upstream=upstream,
+            repository=fill.active_source.name,
+            digest=str(fill.digest),
+            received_bytes=fill.received_bytes,
+            reason=str(error),
+        )
+
+
+def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()

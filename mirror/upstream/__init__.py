@@ -1,0 +1,1 @@
+"""One registry as a client sees it: transport, tokens, redirects, endpoints in order."""

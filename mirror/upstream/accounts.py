@@ -1,0 +1,91 @@
+"""With which credential an upstream is asked for a repository."""
+
+import base64
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+
+from mirror.domain.errors import CredentialRefusedError
+from mirror.domain.freshness import matches
+from mirror.domain.names import Repository
+from mirror.runtime.pools import Pool
+from mirror.settings import Credential, Upstream
+
+ANONYMOUS_NAME: Final = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who we are towards an upstream; the secrets stay out of every ``repr``.
+
+    ``name`` is what metrics and logs show.
+    """
+
+    name: str
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether there is nothing to show."""
+        return self.password is None and self.token is None
+
+    def basic(self) -> str | None:
+        """Return the value of an Authorization header of the scheme Basic."""
+        if self.password is None:
+            return None
+        pair = f"{self.username or ''}:{self.password}".encode()
+        return "Basic " + base64.b64encode(pair).decode()
+
+
+ANONYMOUS: Final = Account(ANONYMOUS_NAME)
+
+
+class Accounts:
+    """The configured credentials of one upstream."""
+
+    def __init__(self, upstream: Upstream, pool: Pool) -> None:
+        self._upstream = upstream
+        self._pool = pool
+
+    def name_for(self, repository: Repository) -> str | None:
+        """Return the name of the credential that counts here; ``None``: anonymous."""
+        credential = self._entry(repository)
+        return None if credential is None else credential.name
+
+    async def account(self, repository: Repository) -> Account:
+        """Return the account for a repository; files are read each time, so they may rotate.
+
+        Raises:
+            CredentialRefusedError: the file of a secret cannot be read.
+        """
+        credential = self._entry(repository)
+        if credential is None:
+            return ANONYMOUS
+        return Account(
+            credential.name,
+            credential.username,
+            await self._secret(credential.password, credential.password_file),
+            await self._secret(credential.token, credential.token_file),
+        )
+
+    def _entry(self, repository: Repository) -> Credential | None:
+        fitting = [
+            (len(pattern), credential)
+            for credential in self._upstream.credentials
+            for pattern in credential.repositories
+            if matches(pattern, repository.name)
+        ]
+        return max(fitting, key=lambda pair: pair[0])[1] if fitting else None
+
+    async def _secret(self, value: SecretStr | None, path: Path | None) -> str | None:
+        if path is None:
+            return None if value is None else value.get_secret_value()
+        try:
+            text = await self._pool.run(path.read_text, encoding="utf-8")
+        except (OSError, ValueError):
+            raise CredentialRefusedError(f"the file {path} cannot be read") from None
+        return text.strip()

@@ -1,0 +1,170 @@
+"""Bearer tokens: fetched once for many, kept until shortly before they expire.
+
+Source: the distribution token specification, and PROTOCOL section 3.1 for what registries
+make of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+from urllib.parse import urlencode
+
+import aiohttp
+import msgspec
+
+from mirror.domain.challenge import Challenge, realm_allowed
+from mirror.domain.errors import CredentialRefusedError, UpstreamTroubleError
+from mirror.domain.redirects import redact
+from mirror.domain.routing import Kind
+from mirror.runtime.recent import MemoryTier, Recent
+from mirror.runtime.single_flight import SingleFlight
+from mirror.upstream.accounts import Account
+from mirror.upstream.transport import Transport, translated
+
+_DEFAULT_SECONDS: Final = 60
+_MIN_SECONDS: Final = 60
+_MAX_SECONDS: Final = 24 * 3600
+_USED_SHARE: Final = 0.9
+_BODY_MAX_BYTES: Final = 1024 * 1024
+_REFUSED: Final = frozenset({400, 401, 403})
+
+
+class AccessRefusedError(Exception):
+    """The token endpoint gives no token to the anonymous for this repository."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """What a token is good for; the credential belongs to it (FIELD, trap 17)."""
+
+    realm: str
+    service: str | None
+    scope: str
+    account: Account
+
+    def url(self) -> str:
+        """Return the URL to ask, with the parameters that the challenge had."""
+        fields = [("service", self.service)] if self.service is not None else []
+        query = urlencode([*fields, ("scope", self.scope)])
+        return f"{self.realm}{'&' if '?' in self.realm else '?'}{query}"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer token and how long it may be used, in seconds."""
+
+    value: str = field(repr=False)
+    lifetime_seconds: float
+    is_new: bool = True
+
+
+class Tokens:
+    """The tokens of one upstream."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        tier: MemoryTier,
+        upstream: str,
+        same_site: Callable[[str, str], bool],
+    ) -> None:
+        self._transport = transport
+        self._upstream = upstream
+        self._same_site = same_site
+        self._flights: SingleFlight[TokenKey, Token] = SingleFlight()
+        self._cache: Recent[Token] = Recent(
+            tier, f"token {upstream}", lambda token: len(token.value) + 500
+        )
+
+    async def get(self, key: TokenKey, *, not_this: str | None = None) -> Token:
+        """Return a token, asked for at most once at a time.
+
+        Args:
+            key: What it is for.
+            not_this: A token that the registry has just refused.
+
+        Raises:
+            AccessRefusedError: the anonymous gets none.
+            CredentialRefusedError: our configured account gets none.
+            UpstreamTroubleError: the token endpoint is in trouble.
+        """
+        cached = await self._cache.get(key)
+        if cached is not None and cached.value != not_this:
+            return replace(cached, is_new=False)
+        return await self._flights.do(key, lambda: self._fetch(key))
+
+    def check_realm(self, challenge: Challenge, url: str, extra_hosts: tuple[str, ...]) -> str:
+        """Return the realm of a challenge that *url* sent, if a token may be asked for there.
+
+        Raises:
+            UpstreamTroubleError: it may not (CVE-2026-33540).
+        """
+        realm = challenge.get("realm") or ""
+        if realm_allowed(realm, url, extra_hosts=extra_hosts, same_site=self._same_site):
+            return realm
+        raise UpstreamTroubleError(
+            f"{redact(url)} names the token endpoint {redact(realm)}, which is not allowed; "
+            f"if it is right, add its host to upstreams.{self._upstream}.realms"
+        )
+
+    async def close(self) -> None:
+        """Stop asking."""
+        await self._flights.close()
+
+    async def _fetch(self, key: TokenKey) -> Token:
+        basic = key.account.basic()
+        headers = {"Accept": "application/json", **({"Authorization": basic} if basic else {})}
+        response = await self._transport.send("GET", key.url(), headers, Kind.OTHER)
+        try:
+            body = await _read(response, key.realm)
+        finally:
+            response.close()
+        if response.status in _REFUSED:
+            if key.account.is_anonymous:
+                raise AccessRefusedError
+            raise CredentialRefusedError(f"{redact(key.realm)}: status {response.status}")
+        if response.status != 200:
+            raise UpstreamTroubleError(f"{redact(key.realm)}: status {response.status}")
+        token = read_token(body, key.realm)
+        await self._cache.put(key, token, ttl_seconds=token.lifetime_seconds)
+        return token
+
+
+async def _read(response: aiohttp.ClientResponse, realm: str) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > _BODY_MAX_BYTES:
+                raise UpstreamTroubleError(f"{redact(realm)}: the token answer is too large")
+    except (aiohttp.ClientError, OSError) as error:
+        raise translated(error, realm) from None
+    return bytes(body)
+
+
+def read_token(body: bytes, realm: str) -> Token:
+    """Read a token answer, whatever dialect it is in.
+
+    ``token`` or ``access_token``; ``expires_in`` may be missing (60 s, as the
+    specification says), a string, a fraction or absurd.
+    """
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise UpstreamTroubleError(f"{redact(realm)}: the token answer is not a JSON object")
+    value = fields.get("token") or fields.get("access_token")
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        raise UpstreamTroubleError(f"{redact(realm)}: the token answer has no usable token")
+    return Token(value, _USED_SHARE * _lifetime(fields.get("expires_in")))
+
+
+def _lifetime(expires_in: object) -> float:
+    try:
+        seconds = float(expires_in)  # type: ignore[arg-type]  # junk of any type is caught
+    except (TypeError, ValueError, OverflowError):
+        return _DEFAULT_SECONDS
+    if not 0 < seconds < float("inf"):
+        return _DEFAULT_SECONDS
+    return min(max(seconds, _MIN_SECONDS), _MAX_SECONDS)

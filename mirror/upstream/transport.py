@@ -1,0 +1,151 @@
+"""One HTTP request to an upstream: session, TLS, proxy, time limits, what is counted.
+
+aiohttp's client and its errors are known to this file and ``exchange.py`` only.
+"""
+
+import ssl
+import time
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+import mirror
+from mirror.domain.challenge import Origin
+from mirror.domain.errors import UpstreamTimeoutError, UpstreamTroubleError
+from mirror.domain.redirects import redact
+from mirror.domain.routing import Kind
+from mirror.observe.metrics import Metrics
+from mirror.runtime import via
+from mirror.runtime.pools import Pools
+from mirror.settings import Upstream
+from mirror.upstream.dns import PooledResolver
+
+USER_AGENT: Final = f"mirror/{mirror.__version__}"
+"""Never empty: Cloudflare, in front of Docker Hub, answers 403 to that (Harbor#23025)."""
+
+_FIELD_MAX_BYTES: Final = 32 * 1024
+_SMALL_BYTES: Final = 64 * 1024
+
+
+class Transport:
+    """The connections to one upstream and to wherever its redirects lead."""
+
+    def __init__(self, upstream: Upstream, pools: Pools, metrics: Metrics) -> None:
+        self._upstream = upstream
+        self._metrics = metrics
+        self._pools = pools
+        self._session: aiohttp.ClientSession | None = None
+        self._home = {Origin.of(url) for url in upstream.endpoints}
+        self._home_tls = _tls_context(upstream, at_home=True)
+        self._foreign_tls = _tls_context(upstream, at_home=False)
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        kind: Kind,
+        read_ahead_bytes: int = _SMALL_BYTES,
+    ) -> aiohttp.ClientResponse:
+        """Send one request and return the head of its answer, whatever its status.
+
+        Raises:
+            UpstreamTimeoutError: no answer within the connect or idle time.
+            UpstreamTroubleError: no connection, or an answer that is not HTTP.
+        """
+        own = {
+            "User-Agent": USER_AGENT,
+            "Accept-Encoding": "identity",
+            "Via": via.outgoing(),
+        }
+        started = time.monotonic()
+        try:
+            response = await self._open().request(
+                method,
+                URL(url, encoded=True),
+                headers={**own, **headers},
+                allow_redirects=False,
+                read_bufsize=read_ahead_bytes,
+                proxy=self._upstream.proxy,
+                ssl=self._home_tls if Origin.of(url) in self._home else self._foreign_tls,
+            )
+        except BaseException as error:
+            self._count(kind, method, 0, started)
+            if isinstance(error, (aiohttp.ClientError, OSError, ValueError)):
+                raise translated(error, url) from None
+            raise
+        self._count(kind, method, response.status, started)
+        return response
+
+    def received(self, size_bytes: int) -> None:
+        """Count bytes of a body."""
+        self._metrics.upstream_bytes.labels(self._upstream.name).inc(size_bytes)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        # Made at the first request: the process starts without any network.
+        if self._session is None:
+            timeouts = self._upstream.policy.timeouts
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0,  # fills and single flight bound what is open
+                    resolver=PooledResolver(self._pools.dns),
+                    ttl_dns_cache=30,
+                ),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                max_field_size=_FIELD_MAX_BYTES,
+                max_line_size=_FIELD_MAX_BYTES,
+                timeout=aiohttp.ClientTimeout(
+                    total=None,
+                    connect=timeouts.connect_seconds,
+                    sock_connect=timeouts.connect_seconds,
+                    sock_read=timeouts.idle_seconds,
+                ),
+                trust_env=self._upstream.proxy is None,
+            )
+        return self._session
+
+    def _count(self, kind: Kind, method: str, status: int, started: float) -> None:
+        name = self._upstream.name
+        self._metrics.upstream_requests.labels(name, kind, method, str(status)).inc()
+        if status:
+            elapsed_seconds = time.monotonic() - started
+            self._metrics.upstream_seconds.labels(name, kind).observe(elapsed_seconds)
+        self._metrics.upstream_up.labels(name).set(int(0 < status < 500))
+
+
+def translated(error: BaseException, url: str) -> UpstreamTroubleError:
+    """Return what a failure of aiohttp means, with nothing secret in it.
+
+    The ``repr`` of some aiohttp errors holds the request's headers, Authorization among
+    them; so only the class and the operating system's words are taken over.
+    """
+    place = redact(url)
+    if isinstance(error, TimeoutError):
+        return UpstreamTimeoutError(place)
+    os_error = getattr(error, "os_error", error)
+    words = os_error.strerror if isinstance(os_error, OSError) else None
+    return UpstreamTroubleError(f"{place}: {words or type(error).__name__}")
+
+
+def _tls_context(upstream: Upstream, *, at_home: bool) -> ssl.SSLContext:
+    """Return the TLS rules for the endpoints themselves or for where they redirect to.
+
+    The client certificate and the leave to skip verification are for the former only.
+    """
+    tls = upstream.tls
+    context = ssl.create_default_context()
+    if tls.ca is not None:
+        context.load_verify_locations(tls.ca)
+    if at_home and tls.certificate is not None:
+        context.load_cert_chain(tls.certificate, tls.key)
+    if at_home and tls.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,1 @@
+"""HTTP in: what a client sends, and what it gets."""

@@ -1,0 +1,56 @@
+"""The one line of log and the one observation of each request.
+
+aiohttp's access logger is the place: it runs when the last byte is out.
+"""
+
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+
+from mirror.observe.logs import get_logger
+from mirror.observe.metrics import Metrics
+from mirror.web.exchange import facts_of, observe
+
+_log = get_logger("access")
+
+
+def access_logger(metrics: Metrics) -> type[AbstractAccessLogger]:
+    """Return the class that aiohttp makes its access logger of."""
+
+    class AccessLog(AbstractAccessLogger):
+        """Given to the runner as ``access_log_class``."""
+
+        def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+            """Record that *request* was answered, *time* seconds after its head came."""
+            facts = facts_of(request)
+            observe(metrics, facts, response.status)
+            if facts.cut:
+                _log.warning("answer cut short", **_fields(request, response, time))
+            else:
+                _log.info("request", **_fields(request, response, time))
+
+    return AccessLog
+
+
+def _fields(
+    request: web.BaseRequest, response: web.StreamResponse, seconds: float
+) -> dict[str, object]:
+    facts = facts_of(request)
+    fields: dict[str, object] = {
+        "request_id": facts.request_id,
+        "client": request.remote,
+        "method": request.method,
+        "status": response.status,
+        "kind": facts.kind.value,
+        "upstream": facts.upstream,
+        "repository": facts.repository,
+        "reference": facts.reference,
+        "result": facts.result.value,
+        "sent_bytes": facts.sent_bytes,
+        "seconds": round(seconds, 6),
+        "user_agent": request.headers.get("User-Agent", "")[:200],
+    }
+    if facts.error:
+        fields["error"] = facts.error
+    if not facts.repository:
+        fields["path"] = request.path[:500]
+    return fields

@@ -1,0 +1,41 @@
+"""What a person reads when the mirror starts: where it is and how clients find it."""
+
+from collections.abc import Collection
+
+import mirror
+from mirror.settings import ListenAddress
+
+
+def banner(listen: ListenAddress, admin: ListenAddress, upstreams: Collection[str]) -> str:
+    """Return the start-up text; *listen* has the port that is really bound."""
+    shown = "127.0.0.1" if listen.host in {"", "0.0.0.0", "::"} else listen.host  # noqa: S104 -- compared
+    host = f"[{shown}]" if ":" in shown else shown
+    url = f"http://{host}:{listen.port}"
+    place = f"{host}:{listen.port}"
+    return f"""
+mirror {mirror.__version__} serves {", ".join(upstreams)}
+  registry   {url}/v2/
+  metrics    http://{admin}/metrics   health  http://{admin}/readyz
+
+Try it     docker pull {place}/library/alpine      (Docker allows plain HTTP on 127.0.0.1)
+           skopeo inspect --tls-verify=false docker://{place}/ghcr.io/stefanprodan/podinfo
+
+Docker     /etc/docker/daemon.json, then restart Docker (it mirrors Docker Hub only):
+             {{"registry-mirrors": ["{url}"]}}
+
+containerd /etc/containerd/certs.d/docker.io/hosts.toml, likewise for each registry:
+             server = "https://registry-1.docker.io"
+             [host."{url}"]
+               capabilities = ["pull", "resolve"]
+               dial_timeout = "1s"
+
+Podman,    /etc/containers/registries.conf.d/10-mirror.conf:
+CRI-O        [[registry]]
+             prefix = "docker.io"
+             location = "docker.io"
+             [[registry.mirror]]
+             location = "{place}/docker.io"
+             insecure = true
+
+Stop it with Ctrl-C. More clients and all settings: README.md and docs/.
+"""

@@ -1,0 +1,75 @@
+"""Errors as HTTP: the only place that turns a situation into a status.
+
+Source: PROTOCOL section 1.1 and DESIGN, invariant 8.
+"""
+
+import math
+from typing import Final
+
+import msgspec
+
+from mirror.domain.errors import (
+    BlobUnknownError,
+    DeniedError,
+    DigestInvalidError,
+    DigestUnsupportedError,
+    ErrorCode,
+    LoopError,
+    ManifestInvalidError,
+    ManifestUnknownError,
+    MirrorError,
+    NameInvalidError,
+    NameUnknownError,
+    NotAcceptableError,
+    OverloadedError,
+    PageSizeInvalidError,
+    RateLimitedError,
+    TagInvalidError,
+    UpstreamTimeoutError,
+    UpstreamTroubleError,
+)
+
+STATUS: Final[dict[type[MirrorError], int]] = {
+    NameInvalidError: 404,
+    TagInvalidError: 404,
+    DigestInvalidError: 400,
+    DigestUnsupportedError: 400,
+    PageSizeInvalidError: 400,
+    NameUnknownError: 404,
+    ManifestUnknownError: 404,
+    BlobUnknownError: 404,
+    NotAcceptableError: 404,
+    DeniedError: 403,
+    RateLimitedError: 503,  # 429 makes containerd fire six requests without a pause
+    OverloadedError: 503,
+    UpstreamTimeoutError: 504,
+    UpstreamTroubleError: 502,
+    ManifestInvalidError: 502,
+    LoopError: 508,
+}
+
+_RETRY_AFTER_SECONDS: Final = 5
+_JSON: Final = "application/json; charset=utf-8"
+
+
+def status_of(error: MirrorError) -> int:
+    """Return the status for a situation: its own, or that of the nearest kind of it."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def error_body(code: ErrorCode, message: str) -> bytes:
+    """Return the JSON of distribution-spec v1.1.1, "Error Codes"."""
+    return msgspec.json.encode({"errors": [{"code": code, "message": message}]})
+
+
+def error_headers(error: MirrorError) -> dict[str, str]:
+    """Return the headers that an error answer carries besides its body's."""
+    headers = {"Content-Type": _JSON}
+    if isinstance(error, RateLimitedError):
+        seconds = error.retry_after_seconds
+        headers["Retry-After"] = str(
+            _RETRY_AFTER_SECONDS if seconds is None else math.ceil(seconds)
+        )
+    elif isinstance(error, OverloadedError):
+        headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
+    return headers

@@ -1,0 +1,84 @@
+"""One request and its answer on the registry listener: the facts, the headers, the bytes."""
+
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+
+from mirror.domain.routing import Kind
+from mirror.observe.metrics import Metrics, Result
+from mirror.service.served import Served
+
+FACTS: Final = "mirror.facts"
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_RESULT_WORDS: Final = {
+    Result.HIT: "hit",
+    Result.MISS: "stored",
+    Result.JOINED: "collapsed",
+    Result.REVALIDATED: "fwd-status=200",
+    Result.PASSTHROUGH: "detail=passthrough",
+}
+
+
+@dataclass(slots=True)
+class Facts:
+    """What becomes known of a request; the access log and the metrics are made of it."""
+
+    request_id: str
+    started: float = field(default_factory=time.monotonic)
+    kind: Kind = Kind.OTHER
+    upstream: str = ""
+    repository: str = ""
+    reference: str = ""
+    result: Result = Result.ERROR
+    sent_bytes: int = 0
+    first_byte_seconds: float | None = None
+    error: str = ""
+    cut: bool = False
+
+    def head_is_out(self) -> None:
+        """Note the moment at which the head of the answer goes out."""
+        self.first_byte_seconds = time.monotonic() - self.started
+
+
+def facts_of(request: web.BaseRequest) -> Facts:
+    """Return the facts of a request, begun now if need be."""
+    facts = request.get(FACTS)
+    if not isinstance(facts, Facts):
+        given = request.headers.get("X-Request-Id", "")
+        facts = Facts(given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
+        request[FACTS] = facts
+    return facts
+
+
+def cache_status(served: Served) -> str:
+    """Return the value of a Cache-Status header (RFC 9211)."""
+    ttl = "" if served.ttl_seconds is None else f"; ttl={int(served.ttl_seconds)}"
+    if served.result is Result.STALE:
+        return f"mirror; hit{ttl}; detail={served.reason}"
+    word = _RESULT_WORDS[served.result]
+    if served.forwarded is None:
+        return f"mirror; {word}{ttl}"
+    return f"mirror; fwd={served.forwarded}; {word}"
+
+
+def served_headers(served: Served) -> dict[str, str]:
+    """Return the headers that say how an answer came about."""
+    headers = {"Cache-Status": cache_status(served)}
+    if served.result is Result.STALE:
+        headers["Warning"] = f'299 - "stale: {served.reason}"'
+    return headers
+
+
+def observe(metrics: Metrics, facts: Facts, status: int) -> None:
+    """Count a request that has been answered to its end."""
+    labels = facts.kind, facts.result
+    metrics.requests.labels(facts.upstream, *labels, str(status)).inc()
+    metrics.request_seconds.labels(*labels).observe(time.monotonic() - facts.started)
+    if facts.first_byte_seconds is not None:
+        metrics.first_byte_seconds.labels(*labels).observe(facts.first_byte_seconds)
+    if facts.sent_bytes:
+        metrics.client_bytes.labels(facts.upstream, facts.result).inc(facts.sent_bytes)

@@ -1,0 +1,302 @@
+"""The registry listener: ``/v2/…`` for reading, and nothing else."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from mirror.domain.errors import (
+    ErrorCode,
+    LoopError,
+    MirrorError,
+    NameUnknownError,
+    NotAcceptableError,
+)
+from mirror.domain.media import accepts
+from mirror.domain.names import Digest, Repository
+from mirror.domain.ranges import Span, Unsatisfiable, select
+from mirror.domain.routing import Kind, Route, Table
+from mirror.observe.logs import get_logger
+from mirror.observe.metrics import Result
+from mirror.runtime import via
+from mirror.service.blobs import Blobs
+from mirror.service.lists import Listing, Lists
+from mirror.service.manifests import Manifests
+from mirror.service.served import Served
+from mirror.transfer.bodies import Body
+from mirror.web.errors import error_body, error_headers, status_of
+from mirror.web.exchange import Facts, facts_of, served_headers
+from mirror.web.sending import Sender
+
+API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
+_BLOB_TYPE: Final = "application/octet-stream"
+_YEAR: Final = "max-age=31536000, immutable"
+_log = get_logger("web")
+
+Handler = Callable[[web.BaseRequest, Route, Facts], Awaitable[web.StreamResponse]]
+
+
+class RegistryApi:
+    """Parse, ask, answer."""
+
+    def __init__(
+        self,
+        *,
+        table: Table,
+        manifests: Manifests,
+        blobs: Blobs,
+        lists: Lists,
+        sender: Sender,
+        catalog: bool,
+    ) -> None:
+        self._table = table
+        self._manifests = manifests
+        self._blobs = blobs
+        self._lists = lists
+        self._sender = sender
+        self._catalog_is_open = catalog
+        self._handlers: dict[Kind, Handler] = {
+            Kind.PING: self._ping,
+            Kind.MANIFEST: self._manifest,
+            Kind.BLOB: self._blob,
+            Kind.TAGS: self._tags,
+            Kind.REFERRERS: self._referrers,
+            Kind.CATALOG: self._catalog,
+        }
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        facts = facts_of(request)
+        try:
+            return await self._answer(request, facts)
+        except MirrorError as error:
+            facts.error = str(error)
+            return _answer(facts, status_of(error), error_headers(error), _body_of(error), request)
+        except Exception:  # noqa: BLE001 -- the isolation point: a bug answers 503, once
+            _log.exception("a request failed unexpectedly", request_id=facts.request_id)
+            facts.error = "internal error"
+            body = error_body(ErrorCode.UNKNOWN, f"internal error, request {facts.request_id}")
+            return _answer(facts, 503, {"Content-Type": "application/json"}, body, request)
+
+    async def _answer(self, request: web.BaseRequest, facts: Facts) -> web.StreamResponse:
+        path, _, query = request.raw_path.partition("?")
+        if request.method not in {"GET", "HEAD"}:
+            return _not_allowed(facts, request)
+        chain = ", ".join(request.headers.getall(hdrs.VIA, []))
+        if via.is_loop(chain):
+            raise LoopError
+        via.incoming.set(chain)
+        route = self._table.parse(path, query, request.headers.get(hdrs.HOST, ""))
+        facts.kind = route.kind
+        if route.repository is not None:
+            facts.upstream, facts.repository = route.repository.upstream, route.repository.name
+            facts.reference = str(route.reference or "")
+        return await self._handlers[route.kind](request, route, facts)
+
+    async def _ping(
+        self, request: web.BaseRequest, _route: Route, facts: Facts
+    ) -> web.StreamResponse:
+        facts.result = Result.HIT
+        return _answer(facts, 200, {"Content-Type": "application/json"}, b"{}", request)
+
+    async def _manifest(
+        self, request: web.BaseRequest, route: Route, facts: Facts
+    ) -> web.StreamResponse:
+        repository, reference = _repository(route), route.reference
+        if reference is None:
+            raise NameUnknownError("there is nothing at this path")
+        manifest, served = await self._manifests.resolve(repository, reference)
+        if not accepts(request.headers.getall(hdrs.ACCEPT, []), manifest.media_type):
+            raise NotAcceptableError(manifest.media_type)
+        facts.result = served.result
+        headers = {
+            "Content-Type": manifest.media_type,
+            **_identity(manifest.digest),
+            **served_headers(served),
+            **_namespace(route),
+        }
+        return _content(request, facts, headers, manifest.content)
+
+    async def _blob(
+        self, request: web.BaseRequest, route: Route, facts: Facts
+    ) -> web.StreamResponse:
+        repository, digest = _repository(route), _digest(route)
+        headers = {
+            "Content-Type": _BLOB_TYPE,
+            "Accept-Ranges": "bytes",
+            "Cache-Control": _YEAR,
+            **_identity(digest),
+            **_namespace(route),
+        }
+        if request.method == "HEAD":
+            size_bytes, served = await self._blobs.size_bytes(repository, digest)
+            facts.result = served.result
+            return _blob_head(request, facts, {**headers, **served_headers(served)}, size_bytes)
+        body, served = await self._blobs.open(repository, digest)
+        facts.result = served.result
+        headers |= served_headers(served)
+        try:
+            if _matches(request.headers.getall(hdrs.IF_NONE_MATCH, []), digest):
+                return _answer(facts, 304, headers, b"", request)
+            return await self._send_blob(request, facts, headers, body)
+        finally:
+            await body.close()
+
+    async def _send_blob(
+        self, request: web.BaseRequest, facts: Facts, headers: dict[str, str], body: Body
+    ) -> web.StreamResponse:
+        span = _span(request, body.size_bytes)
+        if isinstance(span, Unsatisfiable):
+            return _unsatisfiable(facts, headers, body.size_bytes, request)
+        response = web.StreamResponse(headers={**headers, **_common(facts)})
+        response.content_length = body.size_bytes
+        if span is not None and body.size_bytes is not None:
+            response.set_status(206)
+            response.content_length = span.length_bytes
+            response.headers["Content-Range"] = span.content_range(body.size_bytes)
+        await self._sender.send(request, response, body.parts(span), facts)
+        return response
+
+    async def _tags(
+        self, request: web.BaseRequest, route: Route, facts: Facts
+    ) -> web.StreamResponse:
+        listing, served = await self._lists.tags(_repository(route), route.query)
+        return _listing(request, route, facts, listing, served)
+
+    async def _referrers(
+        self, request: web.BaseRequest, route: Route, facts: Facts
+    ) -> web.StreamResponse:
+        listing, served = await self._lists.referrers(
+            _repository(route), _digest(route), route.query
+        )
+        return _listing(request, route, facts, listing, served)
+
+    async def _catalog(
+        self, request: web.BaseRequest, route: Route, facts: Facts
+    ) -> web.StreamResponse:
+        if not self._catalog_is_open:
+            raise NameUnknownError("the catalogue is closed (server.catalog: false)")
+        listing = await self._lists.catalog(route.query)
+        return _listing(request, route, facts, listing, Served(Result.HIT))
+
+
+# --- answers ---------------------------------------------------------------------------------
+
+
+def _answer(
+    facts: Facts, status: int, headers: dict[str, str], body: bytes, request: web.BaseRequest
+) -> web.Response:
+    """Return a small answer; to a HEAD it has the length of the body but no body."""
+    response = web.Response(status=status, headers={**headers, **_common(facts)})
+    if status == 304:
+        pass
+    elif request.method == "HEAD":
+        response.content_length = len(body)
+    else:
+        response.body = body
+        if status < 400:
+            facts.sent_bytes = len(body)
+    facts.head_is_out()
+    return response
+
+
+def _content(
+    request: web.BaseRequest, facts: Facts, headers: dict[str, str], content: bytes
+) -> web.Response:
+    """Return small content with the conditions and ranges that blobs have (PROTOCOL C7)."""
+    if _matches(request.headers.getall(hdrs.IF_NONE_MATCH, []), headers["Docker-Content-Digest"]):
+        return _answer(facts, 304, headers, b"", request)
+    span = _span(request, len(content))
+    if isinstance(span, Unsatisfiable):
+        return _unsatisfiable(facts, headers, len(content), request)
+    if span is None:
+        return _answer(facts, 200, headers, content, request)
+    headers["Content-Range"] = span.content_range(len(content))
+    return _answer(facts, 206, headers, content[span.start : span.stop], request)
+
+
+def _blob_head(
+    request: web.BaseRequest, facts: Facts, headers: dict[str, str], size_bytes: int | None
+) -> web.StreamResponse:
+    # Not a Response: that would announce a length of 0 where none is known.
+    response = web.StreamResponse(headers={**headers, **_common(facts)})
+    if size_bytes is not None:
+        response.content_length = size_bytes
+    if _matches(request.headers.getall(hdrs.IF_NONE_MATCH, []), headers["Docker-Content-Digest"]):
+        response.set_status(304)
+    facts.head_is_out()
+    return response
+
+
+def _unsatisfiable(
+    facts: Facts, headers: dict[str, str], size_bytes: int | None, request: web.BaseRequest
+) -> web.Response:
+    facts.result = Result.ERROR
+    kept = {name: headers[name] for name in ("Cache-Status", "Docker-Content-Digest")}
+    kept["Content-Range"] = f"bytes */{size_bytes}"
+    return _answer(facts, 416, kept, b"", request)
+
+
+def _listing(
+    request: web.BaseRequest, route: Route, facts: Facts, listing: Listing, served: Served
+) -> web.StreamResponse:
+    facts.result = served.result
+    headers = {"Content-Type": listing.media_type, **served_headers(served), **_namespace(route)}
+    if listing.next_query is not None:
+        headers["Link"] = f'<{route.link(listing.next_query)}>; rel="next"'
+    if listing.filtered:
+        headers["OCI-Filters-Applied"] = "artifactType"
+    return _answer(facts, 200, headers, listing.content, request)
+
+
+def _not_allowed(facts: Facts, request: web.BaseRequest) -> web.StreamResponse:
+    facts.error = "method not allowed"
+    body = error_body(ErrorCode.UNSUPPORTED, "this mirror is for reading: GET and HEAD only")
+    headers = {"Allow": "GET, HEAD", "Content-Type": "application/json"}
+    return _answer(facts, 405, headers, body, request)
+
+
+def _body_of(error: MirrorError) -> bytes:
+    return error_body(error.code, str(error))
+
+
+# --- headers ---------------------------------------------------------------------------------
+
+
+def _common(facts: Facts) -> dict[str, str]:
+    return {API_VERSION[0]: API_VERSION[1], "X-Request-Id": facts.request_id}
+
+
+def _identity(digest: Digest) -> dict[str, str]:
+    return {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'}
+
+
+def _namespace(route: Route) -> dict[str, str]:
+    """Return the configured name of the upstream where the client asked by ``ns``."""
+    if route.namespace is None or route.repository is None:
+        return {}
+    return {"OCI-Namespace": route.repository.upstream}
+
+
+def _matches(if_none_match: Iterable[str], digest: Digest | str) -> bool:
+    etags = {part.strip().removeprefix("W/") for line in if_none_match for part in line.split(",")}
+    return f'"{digest}"' in etags or "*" in etags
+
+
+def _span(request: web.BaseRequest, size_bytes: int | None) -> Span | Unsatisfiable | None:
+    lines = request.headers.getall(hdrs.RANGE, [])
+    if len(lines) != 1 or size_bytes is None or request.method != "GET":
+        return None
+    return select(lines[0], size_bytes)
+
+
+def _repository(route: Route) -> Repository:
+    if route.repository is None:
+        raise NameUnknownError("there is nothing at this path")
+    return route.repository
+
+
+def _digest(route: Route) -> Digest:
+    if not isinstance(route.reference, Digest):
+        raise NameUnknownError("there is nothing at this path")
+    return route.reference

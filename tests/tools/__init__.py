@@ -1,0 +1,1 @@
+"""Tools that write documents of the repository."""

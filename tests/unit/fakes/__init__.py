@@ -1,0 +1,1 @@
+"""The fakes are tested too, so that a red test means the mirror."""
