@@ -23,6 +23,9 @@ _SECRET_TEXT: Final = re.compile(
     r"(?i)\b(basic|bearer)\s+[a-z0-9._~+/=-]{6,}|(?<=://)[^/\s@]+@|\?[^\s\"'<>]*(?:sig|token|verify"
     r"|credential|password)[^\s\"'<>]*"
 )
+_QUIET: Final = ("aiocache", "asyncio", "aiohttp.access")
+"""Libraries whose debug lines tell nothing, or the keys of what they keep."""
+
 REDACTED: Final = "********"
 
 EventDict = MutableMapping[str, Any]
@@ -65,7 +68,10 @@ def configure(log_format: Format, level: str, stream: TextIO | None = None) -> N
     renderer: Any = (
         structlog.processors.JSONRenderer(serializer=_encode)
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=(stream or sys.stderr).isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=(stream or sys.stderr).isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the other one shows variables
+        )
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
@@ -76,6 +82,8 @@ def configure(log_format: Format, level: str, stream: TextIO | None = None) -> N
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for library in _QUIET:
+        logging.getLogger(library).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(root.level),

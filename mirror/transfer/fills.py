@@ -116,6 +116,11 @@ class Fills:
                 stream = await stack.enter_async_context(opening)
             yield stream
 
+    async def idle(self) -> None:
+        """Wait until no download is running."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def close(self) -> None:
         """Stop all downloads and wait until their files are closed."""
         for task in self._tasks:

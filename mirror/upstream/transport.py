@@ -6,6 +6,7 @@ aiohttp's client and its errors are known to this file and ``exchange.py`` only.
 import ssl
 import time
 from typing import Final
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
 import aiohttp
 from yarl import URL
@@ -67,7 +68,7 @@ class Transport:
                 headers={**own, **headers},
                 allow_redirects=False,
                 read_bufsize=read_ahead_bytes,
-                proxy=self._upstream.proxy,
+                proxy=self._upstream.proxy or proxy_of_environment(url),
                 ssl=self._home_tls if Origin.of(url) in self._home else self._foreign_tls,
             )
         except BaseException as error:
@@ -107,7 +108,6 @@ class Transport:
                     sock_connect=timeouts.connect_seconds,
                     sock_read=timeouts.idle_seconds,
                 ),
-                trust_env=self._upstream.proxy is None,
             )
         return self._session
 
@@ -118,6 +118,18 @@ class Transport:
             elapsed_seconds = time.monotonic() - started
             self._metrics.upstream_seconds.labels(name, kind).observe(elapsed_seconds)
         self._metrics.upstream_up.labels(name).set(int(0 < status < 500))
+
+
+def proxy_of_environment(url: str) -> str | None:
+    """Return the proxy that ``HTTP(S)_PROXY`` and ``NO_PROXY`` name for *url*.
+
+    Not by aiohttp's ``trust_env``: that also sends what ``~/.netrc`` has for the host, which
+    nobody has configured here, and reads it in the default executor.
+    """
+    origin = Origin.of(url)
+    if origin is None or proxy_bypass_environment(f"{origin.host}:{origin.port}"):
+        return None
+    return getproxies_environment().get(origin.scheme)
 
 
 def translated(error: BaseException, url: str) -> UpstreamTroubleError:

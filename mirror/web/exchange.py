@@ -12,7 +12,6 @@ from mirror.domain.routing import Kind
 from mirror.observe.metrics import Metrics, Result
 from mirror.service.served import Served
 
-FACTS: Final = "mirror.facts"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _RESULT_WORDS: Final = {
     Result.HIT: "hit",
@@ -44,10 +43,13 @@ class Facts:
         self.first_byte_seconds = time.monotonic() - self.started
 
 
+FACTS: Final = web.RequestKey("facts", Facts)
+
+
 def facts_of(request: web.BaseRequest) -> Facts:
     """Return the facts of a request, begun now if need be."""
     facts = request.get(FACTS)
-    if not isinstance(facts, Facts):
+    if facts is None:
         given = request.headers.get("X-Request-Id", "")
         facts = Facts(given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
         request[FACTS] = facts

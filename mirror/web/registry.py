@@ -188,13 +188,9 @@ def _answer(
 ) -> web.Response:
     """Return a small answer; to a HEAD it has the length of the body but no body."""
     response = web.Response(status=status, headers={**headers, **_common(facts)})
-    if status == 304:
-        pass
-    elif request.method == "HEAD":
-        response.content_length = len(body)
-    else:
-        response.body = body
-        if status < 400:
+    if status != 304:
+        response.body = body  # to a HEAD, aiohttp sends its length alone
+        if status < 400 and request.method == "GET":
             facts.sent_bytes = len(body)
     facts.head_is_out()
     return response

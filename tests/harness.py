@@ -1,0 +1,173 @@
+"""A whole mirror in the test's own event loop, on real loopback sockets."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from mirror.app import Running, running
+from mirror.domain.names import Digest, Repository
+from mirror.runtime.clock import Clock
+from mirror.settings import Cache, Fill, ListenAddress, Policy, Server, Settings, Timeouts, Upstream
+from mirror.settings.units import SizeOrShare
+from tests.fakes.clients import RawAnswer
+from tests.fakes.clients import get as raw_get
+from tests.fakes.clock import FakeClock
+from tests.fakes.origin import Origin
+
+ANY_PORT = ListenAddress("127.0.0.1", 0)
+QUICK = Timeouts(connect_seconds=2, response_seconds=3, revalidate_seconds=0.3, idle_seconds=1)
+PATIENCE = aiohttp.ClientTimeout(total=20)
+MIB = 1 << 20
+
+
+class ForbiddenExecutor(ThreadPoolExecutor):
+    """asyncio's default executor in all tests: whoever uses it fails (invariant 16)."""
+
+    def submit(self, *args: object, **kwargs: object) -> Future[Any]:  # type: ignore[override] # nothing is run
+        raise AssertionError(f"the default executor is used: {args}")
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """An answer, read to its end."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def error_code(self) -> str:
+        """The code of an OCI error body."""
+        return str(json.loads(self.body)["errors"][0]["code"])
+
+    @property
+    def cache_status(self) -> str:
+        return self.headers["Cache-Status"]
+
+
+class Mirror:
+    """A running mirror and a client of it."""
+
+    def __init__(self, up: Running, directory: Path, session: aiohttp.ClientSession) -> None:
+        self.up = up
+        self.directory = directory
+        self.session = session
+        self.host = "127.0.0.1"
+        self.port = up.listen.port
+        self.url = f"http://{self.host}:{self.port}"
+        self.admin_url = f"http://{self.host}:{up.admin_listen.port}"
+
+    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Got:
+        """GET a path as it is; raises aiohttp.ClientPayloadError if the body is cut short."""
+        return await self.request("GET", path, headers)
+
+    async def head(self, path: str, headers: Mapping[str, str] | None = None) -> Got:
+        return await self.request("HEAD", path, headers)
+
+    async def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None
+    ) -> Got:
+        async with self.session.request(
+            method, URL(self.url + path, encoded=True), headers=headers
+        ) as response:
+            return Got(response.status, response.headers, await response.read())
+
+    async def raw(self, path: str, headers: list[tuple[str, str]] | None = None) -> RawAnswer:
+        """GET over a socket of one's own: tells FIN from RST, and sends any path."""
+        return await raw_get(self.host, self.port, path, headers or [])
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """Return the value of a metric; 0 where there is none."""
+        value = self.up.metrics.registry.get_sample_value(name, labels)
+        return 0.0 if value is None else value
+
+    async def total(self, name: str, **labels: str) -> float:
+        """Return the sum over all series of a metric that have these labels."""
+        return sum(
+            sample.value
+            for family in self.up.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def stored(self, digest: str) -> Path:
+        """Return where an object stands if it is stored."""
+        algorithm, _, hex_digits = digest.partition(":")
+        return self.directory / "blobs" / algorithm / hex_digits[:2] / hex_digits
+
+    async def settled(self) -> None:
+        """Wait until no fill is running."""
+        await self.up.fills.idle()
+
+
+def settings(
+    directory: Path, upstreams: Mapping[str, Origin | str | Upstream], **more: Any
+) -> Settings:
+    """Return settings for tests: quick time limits, only these upstreams.
+
+    ``policy``, ``cache``, ``fill``, ``server`` take the settings of that name (or a mapping of
+    fields of ``cache``); everything else is a field of ``Settings``.
+    """
+    return Settings(
+        server=more.pop("server", None)
+        or Server(listen=ANY_PORT, admin_listen=ANY_PORT, shutdown_grace_seconds=1),
+        cache=Cache(
+            **{
+                "directory": directory,
+                "max_size": SizeOrShare(size_bytes=512 * MIB),
+                "min_free": SizeOrShare(size_bytes=0),
+                **more.pop("cache", {}),
+            }
+        ),
+        fill=more.pop("fill", Fill()),
+        policy=more.pop("policy", Policy(timeouts=QUICK)),
+        builtin_upstreams=False,
+        upstreams={name: _upstream(given) for name, given in upstreams.items()},
+        default_upstream=more.pop("default_upstream", next(iter(upstreams))),
+        **more,
+    )
+
+
+def _upstream(given: Origin | str | Upstream) -> Upstream:
+    if isinstance(given, Upstream):
+        return given
+    return Upstream(endpoints=(given if isinstance(given, str) else given.url,))
+
+
+@asynccontextmanager
+async def mirror_of(
+    directory: Path,
+    upstreams: Mapping[str, Origin | str | Upstream],
+    *,
+    clock: FakeClock | None = None,
+    **more: Any,
+) -> AsyncIterator[Mirror]:
+    """Run a mirror of some upstreams."""
+    clocks = None if clock is None else Clock(wall=clock, monotonic=clock)
+    async with (
+        running(settings(directory, upstreams, **more), clocks) as up,
+        aiohttp.ClientSession(timeout=PATIENCE, auto_decompress=False) as session,
+    ):
+        yield Mirror(up, directory, session)
+
+
+async def gathered(count: int, one: Any) -> list[Any]:
+    """Run *one* so many times at once."""
+    return list(await asyncio.gather(*(one() for _ in range(count))))
+
+
+def repository(name: str = "library/alpine", upstream: str = "docker.io") -> Repository:
+    return Repository(upstream, name)
+
+
+def parse(digest: str) -> Digest:
+    return Digest.parse(digest)

@@ -1,0 +1,46 @@
+"""What all fast tests share."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from mirror.observe import logs
+from tests.fakes.clock import FakeClock
+from tests.fakes.registry import FakeRegistry
+from tests.harness import ForbiddenExecutor, Mirror, mirror_of
+
+
+@pytest.fixture(autouse=True)
+def log_lines() -> Iterator[io.StringIO]:
+    """Return what is logged; without this, structlog would print local variables."""
+    lines = io.StringIO()
+    logs.configure("json", "debug", lines)
+    yield lines
+    structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+async def _forbid_the_default_executor() -> None:
+    asyncio.get_running_loop().set_default_executor(ForbiddenExecutor(1))
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeRegistry]:
+    async with FakeRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(1_800_000_000.0)
+
+
+@pytest.fixture
+async def mirror(tmp_path: Path, upstream: FakeRegistry, clock: FakeClock) -> AsyncIterator[Mirror]:
+    """Return a mirror whose docker.io is the fake upstream, on a clock that stands still."""
+    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}, clock=clock) as running:
+        yield running
