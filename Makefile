@@ -1,26 +1,26 @@
 # The two commands a newcomer needs are `make run` and `make test`; `make help` lists the rest.
-PORT ?= 5000
-ADMIN_PORT ?= 5001
+# GNU make 3.81 or newer, or BSD make; all logic is in POSIX shell.
+PORT ?=
+ADMIN_PORT ?=
 CONFIG ?=
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$p" && break; done)
-VENV := .venv
-BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-
-.DEFAULT_GOAL := help
-.PHONY: help run test lint format e2e conformance bench build clean
+PYTHON ?=
+VENV = .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+NO_PACKAGES = { echo "mirror: the packages could not be installed (pip says why above). This step needs" \
+	"a network or, in PIP_INDEX_URL, a package index that can be reached; run the same command again." >&2; exit 1; }
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/.runtime ## Start a Docker Hub mirror on :5000 (PORT=…, ADMIN_PORT=…, CONFIG=FILE)
-	@MIRROR_SERVER__LISTEN=$${MIRROR_SERVER__LISTEN:-0.0.0.0:$(PORT)} \
-	MIRROR_SERVER__ADMIN_LISTEN=$${MIRROR_SERVER__ADMIN_LISTEN:-127.0.0.1:$(ADMIN_PORT)} \
-	MIRROR_LOG__FORMAT=$${MIRROR_LOG__FORMAT:-console} \
-	exec $(BIN)/mirror serve $(if $(CONFIG),--config $(CONFIG))
+	@if [ -n "$(PORT)" ]; then export MIRROR_SERVER__LISTEN="0.0.0.0:$(PORT)"; fi; \
+	if [ -n "$(ADMIN_PORT)" ]; then export MIRROR_SERVER__ADMIN_LISTEN="127.0.0.1:$(ADMIN_PORT)"; fi; \
+	if [ -n "$(CONFIG)" ]; then exec $(BIN)/mirror serve --config "$(CONFIG)"; fi; \
+	export MIRROR_LOG__FORMAT="$${MIRROR_LOG__FORMAT:-console}"; \
+	exec $(BIN)/mirror serve
 
-test: $(VENV)/.dev ## Run the fast tests with coverage (under 2 minutes, no root, no network)
+test: $(VENV)/.dev ## Run the fast tests with coverage (no root, no network)
 	$(BIN)/pytest --cov --cov-report=term
 
 lint: $(VENV)/.dev ## Check format, style, types and the import contract
@@ -33,32 +33,44 @@ format: $(VENV)/.dev ## Format the code and apply safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-e2e: $(VENV)/.dev ## Pull with real clients through a real registry (root, Debian; installs packages)
+e2e: $(VENV)/.dev ## Pull with real clients through real registries (root, Debian; installs packages)
 	tests/e2e/install
 	$(BIN)/pytest tests/e2e
 
-conformance: $(VENV)/.dev ## Run the official OCI conformance suites against the mirror (needs Go)
-	PATH=$(CURDIR)/$(BIN):$$PATH tests/conformance/run
+conformance: $(VENV)/.dev ## Run the official OCI conformance suite against the mirror (needs Go)
+	PYTHON=$(BIN)/python tests/conformance/run
 
-bench: $(VENV)/.dev ## Measure the mirror beside Debian's docker-registry, same run, same machine
-	$(BIN)/python -m tests.bench
-
-build: $(VENV)/.dev ## Build the wheel into dist/
+build: $(VENV)/.runtime ## Build the wheel into dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## Remove the virtual environment and everything that was built
-	rm -rf $(VENV) build dist .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
+	  .hypothesis .import_linter_cache
+	find mirror tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
+.PHONY: help run test lint format e2e conformance build clean
+
+# The first of these that is new enough, or the one that PYTHON names.
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "mirror: Python 3.11 or newer is needed; install it or set PYTHON=…" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "mirror: $(PYTHON) cannot make a virtual environment;" \
-	  "on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@named="$(PYTHON)"; \
+	for python in $${named:-python3 python3.14 python3.13 python3.12 python3.11}; do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	  "$$python" -m venv $(VENV) && exit 0; \
+	  rm -rf $(VENV); \
+	  echo "mirror: $$python cannot make a virtual environment;" \
+	    "on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; \
+	done; \
+	echo "mirror: Python 3.11 or newer is needed, and $${named:-no python3 on the PATH} is that;" \
+	  "install it, or name it: make … PYTHON=/path/to/python3" >&2; \
+	exit 1
 
 $(VENV)/.runtime: $(BIN)/python requirements/runtime.txt requirements/build.txt pyproject.toml
-	$(PIP) install --require-hashes -r requirements/build.txt -r requirements/runtime.txt
-	$(PIP) install --no-deps --no-build-isolation --editable .
+	@echo "mirror: installing into $(VENV) (only the first time, and when the requirements change)"
+	@$(PIP) install --require-hashes -r requirements/build.txt -r requirements/runtime.txt \
+	  && $(PIP) install --no-deps --no-build-isolation --editable . || $(NO_PACKAGES)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
-	$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --require-hashes -r requirements/dev.txt || $(NO_PACKAGES)
 	@touch $@

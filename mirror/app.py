@@ -5,10 +5,11 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -39,6 +40,7 @@ from mirror.web.sending import Sender
 
 _log = logs.get_logger("app")
 _FIELD_MAX_BYTES = 32 * 1024
+_ADMIN_GRACE_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +122,13 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         stack.push_async_callback(fills.close)
         health = Health(store.is_writable)
         for work in (store.keep_house(), watch_event_loop(metrics)):
-            stack.push_async_callback(_cancel, asyncio.create_task(work))
+            stack.push_async_callback(_cancel, _started(work))
         admin = AdminApi(health, metrics, pools.admin)
-        await _start(stack, web.AppRunner(admin.app(), access_log=None), admin_socket)
+        await _start(
+            stack,
+            web.AppRunner(admin.app(), access_log=None, shutdown_timeout=_ADMIN_GRACE_SECONDS),
+            admin_socket,
+        )
         services = _Services(
             settings=settings,
             store=store,
@@ -229,6 +235,18 @@ async def _start(
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.SockSite(runner, listening).start()
+
+
+def _started(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """Begin work that goes on for ever; that it ended all the same is worth a line."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_report)
+    return task
+
+
+def _report(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled():
+        _log.error("background work ended", work=str(task.get_coro()), exc_info=task.exception())
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

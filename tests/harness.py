@@ -2,12 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from multidict import CIMultiDictProxy
@@ -27,12 +27,13 @@ ANY_PORT = ListenAddress("127.0.0.1", 0)
 QUICK = Timeouts(connect_seconds=2, response_seconds=3, revalidate_seconds=0.3, idle_seconds=1)
 PATIENCE = aiohttp.ClientTimeout(total=20)
 MIB = 1 << 20
+T = TypeVar("T")
 
 
 class ForbiddenExecutor(ThreadPoolExecutor):
     """asyncio's default executor in all tests: whoever uses it fails (invariant 16)."""
 
-    def submit(self, *args: object, **kwargs: object) -> Future[Any]:  # type: ignore[override] # nothing is run
+    def submit(self, *args: object, **kwargs: object) -> Future[Any]:
         raise AssertionError(f"the default executor is used: {args}")
 
 
@@ -110,7 +111,9 @@ class Mirror:
 
 
 def settings(
-    directory: Path, upstreams: Mapping[str, Origin | str | Upstream], **more: Any
+    directory: Path,
+    upstreams: Mapping[str, Origin | str | Upstream],
+    **more: Any,  # noqa: ANN401 -- fields of Settings, which checks them
 ) -> Settings:
     """Return settings for tests: quick time limits, only these upstreams.
 
@@ -149,7 +152,7 @@ async def mirror_of(
     upstreams: Mapping[str, Origin | str | Upstream],
     *,
     clock: FakeClock | None = None,
-    **more: Any,
+    **more: Any,  # noqa: ANN401 -- as in settings()
 ) -> AsyncIterator[Mirror]:
     """Run a mirror of some upstreams."""
     clocks = None if clock is None else Clock(wall=clock, monotonic=clock)
@@ -160,7 +163,7 @@ async def mirror_of(
         yield Mirror(up, directory, session)
 
 
-async def gathered(count: int, one: Any) -> list[Any]:
+async def gathered(count: int, one: Callable[[], Awaitable[T]]) -> list[T]:
     """Run *one* so many times at once."""
     return list(await asyncio.gather(*(one() for _ in range(count))))
 

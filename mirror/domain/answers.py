@@ -47,14 +47,15 @@ _UNKNOWN: Final[dict[Kind, type[NotFoundError]]] = {
 }
 
 
-def refusal(answer: Answer) -> MirrorError | None:
+def refusal(answer: Answer) -> MirrorError | None:  # noqa: PLR0911 -- a table of cases
     """Return the error that stands for an answer; ``None`` when it delivers."""
     if answer.status in {200, 206}:
         return None
-    if answer.status == 404 or (answer.status == 401 and answer.upstream == HUB):
-        # Docker Hub says 401 for repositories that do not exist (binderhub#1664).
+    if answer.status == 404:
         return not_found(answer.kind, answer.what)
-    if answer.status in {401, 403} and not answer.foreign and not answer.is_html:
+    if answer.status == 401 and not answer.foreign:
+        return access_refused(answer.upstream, answer.kind, answer.what)
+    if answer.status == 403 and not answer.foreign and not answer.is_html:
         return DeniedError(answer.what)
     if answer.status == 429:
         return RateLimitedError(answer.upstream, answer.retry_after_seconds)
@@ -65,7 +66,10 @@ def refusal(answer: Answer) -> MirrorError | None:
 
 
 def access_refused(upstream: str, kind: Kind, what: str) -> MirrorError:
-    """Return the error for a token endpoint that refuses the anonymous."""
+    """Return the error for who is not let in, by the registry or by its token endpoint.
+
+    Docker Hub says 401 for repositories that do not exist (binderhub#1664).
+    """
     return not_found(kind, what) if upstream == HUB else DeniedError(what)
 
 

@@ -30,7 +30,7 @@ def retry_after_seconds(value: str | None, now: datetime) -> int | None:
         return min(int(text[:12]), RETRY_AFTER_MAX_SECONDS)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a year beyond all numbers
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -7,7 +7,7 @@ the Bearer parameters; CVE-2026-33540 for why the realm needs a rule.
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -17,6 +17,9 @@ _SCHEME: Final = re.compile(_WORD)
 _PARAMETER: Final = re.compile(
     rf'[\s,]*({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))', re.DOTALL
 )
+_PLAIN_URL: Final = re.compile(r"[!-~]+")
+_HOST: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]*")
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _TOKEN68: Final = re.compile(r"\s+[A-Za-z0-9._~+/-]+=*(?=\s*(?:,|$))")
 
 
@@ -61,7 +64,11 @@ def _skip(line: str, position: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Scheme, host and port: what must be equal for credentials to be sent."""
+    """Scheme, host and port: what must be equal for credentials to be sent.
+
+    Only URLs that every parser reads alike have one: what is compared here must be where the
+    request goes.
+    """
 
     scheme: str
     host: str
@@ -71,15 +78,35 @@ class Origin:
     def of(cls, url: str) -> "Origin | None":
         """Return the origin of an http(s) URL without user information, else ``None``."""
         try:
-            parts = urlsplit(url)
+            parts = urlsplit(url if _PLAIN_URL.fullmatch(url) else "")
             port = parts.port
+            host = _plain_host(parts.hostname or "")
         except ValueError:
             return None
-        scheme = parts.scheme.lower()
-        if scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
+        default_port = _DEFAULT_PORTS.get(parts.scheme)
+        if default_port is None or not host or "@" in parts.netloc or port == 0:
             return None
-        default_port = 443 if scheme == "https" else 80
-        return cls(scheme, parts.hostname.lower().rstrip("."), port or default_port)
+        return cls(parts.scheme, host, port or default_port)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """How a configuration may call it: ``host`` and ``host:port``, IPv6 in brackets."""
+        return frozenset({self._written_host, f"{self._written_host}:{self.port}"})
+
+    @property
+    def _written_host(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    def __str__(self) -> str:
+        is_default = self.port == _DEFAULT_PORTS[self.scheme]
+        return f"{self.scheme}://{self._written_host}" + ("" if is_default else f":{self.port}")
+
+
+def _plain_host(host: str) -> str:
+    """Return a host in its one form, empty if it is none; raises ValueError likewise."""
+    if ":" in host:
+        return str(IPv6Address(host))
+    return host.removesuffix(".") if _HOST.fullmatch(host) else ""
 
 
 def realm_allowed(
@@ -107,7 +134,7 @@ def realm_allowed(
         return False
     if (target.host, target.port) == (home.host, home.port):
         return True
-    if extra_hosts and {target.host, f"{target.host}:{target.port}"} & set(extra_hosts):
+    if not target.names.isdisjoint(extra_hosts):
         return True
     named = not _is_address_or_local(target.host) and not _is_address_or_local(home.host)
     return named and same_site(target.host, home.host)

@@ -27,11 +27,8 @@ class Endpoint:
     def of(cls, url: str, names: Collection[str]) -> "Endpoint":
         """Return the endpoint at *url* of an upstream that goes by *names*."""
         origin = Origin.of(url)
-        host = "" if origin is None else origin.host
-        port = 0 if origin is None else origin.port
-        return cls(
-            url.rstrip("/").removesuffix("/v2"), not {host, f"{host}:{port}"}.isdisjoint(names)
-        )
+        is_registry = origin is not None and not origin.names.isdisjoint(names)
+        return cls(url.rstrip("/").removesuffix("/v2"), is_registry)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ class Lifetime:
         """
         if self.fresh_seconds == IMMUTABLE or 0 <= age_seconds < self.fresh_seconds:
             return Verdict.USE
-        if age_seconds < self.fresh_seconds + self.stale_if_error_seconds:
+        since_fresh_seconds = max(0.0, age_seconds - self.fresh_seconds)
+        if since_fresh_seconds < self.stale_if_error_seconds:
             return Verdict.ASK
         return Verdict.FORGET
 

@@ -36,7 +36,9 @@ _FIELDS: Final = (
     "schemaVersion", "mediaType", "config", "layers", "manifests", "blobs", "subject",
     "fsLayers", "digest", "size", "urls", "artifactType",
 )  # fmt: skip
-_BY_LOWER_CASE: Final = {field.lower(): field for field in _FIELDS}
+_BY_FOLDED_CASE: Final = {field.casefold(): field for field in _FIELDS}
+_SIZE_MAX_BYTES: Final = 2**63 - 1
+"""What the int64 of the image specification can hold."""
 
 
 class LinkKind(StrEnum):
@@ -96,10 +98,16 @@ def _parse(content: bytes) -> Mapping[str, object]:
     if len(content) > MANIFEST_MAX_BYTES:
         raise ManifestInvalidError(f"it has more than {MANIFEST_MAX_BYTES} bytes")
     try:
-        fields = json.loads(content.decode(), object_pairs_hook=_unique)
+        fields = json.loads(
+            content.decode(), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
     except (ValueError, RecursionError) as error:
         raise ManifestInvalidError(f"it is not JSON: {str(error)[:200]}") from None
     return _object(fields, "the manifest")
+
+
+def _no_constant(name: str) -> object:
+    raise ManifestInvalidError(f"it is not JSON: {name} is only known to JavaScript")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -113,32 +121,44 @@ def _object(value: object, what: str) -> Mapping[str, object]:
     if not isinstance(value, dict):
         raise ManifestInvalidError(f"{what} is not an object")
     for key in value:
-        # Go's decoder ignores the case of keys: what we skip, a client would read.
-        if _BY_LOWER_CASE.get(key.lower(), key) != key:
+        # Go's decoder folds the case of keys, beyond ASCII too (U+017F is an s to it): what
+        # we skip, a client would read.
+        if _BY_FOLDED_CASE.get(key.casefold(), key) != key:
             raise ManifestInvalidError(f"{what} has the key {key[:64]!r} in the wrong case")
     return value
 
 
-def _list(value: object, what: str) -> list[object]:
+def _list(fields: Mapping[str, object], name: str) -> list[object]:
+    value = fields.get(name)
+    if value is None:  # Go writes a slice without entries as null
+        return []
     if not isinstance(value, list):
-        raise ManifestInvalidError(f"{what} is not a list")
+        raise ManifestInvalidError(f"{name} is not a list")
     return value
 
 
 def _media_type(fields: Mapping[str, object], stated: str | None) -> str:
-    inner = fields.get("mediaType")
-    if inner is not None and not isinstance(inner, str):
-        raise ManifestInvalidError("mediaType is not a string")
+    inner = _text(fields, "mediaType")
     if stated in DOCKER_SCHEMA1 or "fsLayers" in fields:
         raise ManifestInvalidError("schema 1 manifests cannot be verified by their digest")
     if stated not in MANIFEST_TYPES:
         stated = inner or _type_by_shape(fields)
-    if inner is not None and inner != stated:
+    if inner and inner != stated:
         raise ManifestInvalidError(f"Content-Type is {stated}, mediaType is {inner[:128]!r}")
     if stated not in MANIFEST_TYPES:
         raise ManifestInvalidError(f"its type is {stated[:128]!r}")
     _check_shape(fields, stated)
     return stated
+
+
+def _text(fields: Mapping[str, object], name: str) -> str:
+    """Return a string, empty where there is none, as in Go."""
+    value = fields.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value.isascii():
+        raise ManifestInvalidError(f"{name} is not a string of ASCII")
+    return value
 
 
 def _type_by_shape(fields: Mapping[str, object]) -> str:
@@ -165,30 +185,29 @@ def _check_shape(fields: Mapping[str, object], media_type: str) -> None:
 
 def _links(fields: Mapping[str, object], media_type: str) -> Iterator[Descriptor]:
     if media_type in INDEX_TYPES:
-        for entry in _list(fields["manifests"], "manifests"):
+        for entry in _list(fields, "manifests"):
             yield from _descriptor(entry, LinkKind.MANIFEST)
         return
     if media_type in IMAGE_TYPES:
         yield from _descriptor(fields["config"], LinkKind.BLOB)
     for name in ("layers", "blobs"):
-        for entry in _list(fields.get(name) or [], name):
+        for entry in _list(fields, name):
             yield from _descriptor(entry, LinkKind.BLOB)
 
 
 def _descriptor(entry: object, kind: LinkKind) -> Iterator[Descriptor]:
     fields = _object(entry, "a descriptor")
-    text, size, media_type = fields.get("digest"), fields.get("size"), fields.get("mediaType", "")
-    if not isinstance(text, str) or not isinstance(media_type, str):
-        raise ManifestInvalidError("a descriptor lacks digest or mediaType")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    media_type, size = _text(fields, "mediaType"), fields.get("size")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _SIZE_MAX_BYTES:
         raise ManifestInvalidError("a descriptor has no valid size")
+    is_foreign = bool(_list(fields, "urls"))
     try:
-        digest = Digest.parse(text)
+        digest = Digest.parse(_text(fields, "digest"))
     except DigestUnsupportedError:
         return  # a client may know the algorithm; we could not verify the object
     except DigestInvalidError as error:
         raise ManifestInvalidError(str(error)) from None
-    if kind is LinkKind.BLOB and fields.get("urls"):
+    if kind is LinkKind.BLOB and is_foreign:
         return  # a foreign layer is elsewhere (CVE-2020-15157): it links nothing here
     yield Descriptor(digest, size, media_type, kind)
 

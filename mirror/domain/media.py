@@ -37,6 +37,7 @@ ACCEPT_MANIFESTS: Final = ", ".join(
 Source: PROTOCOL C5; ghcr.io and distribution answer 404 to a narrower one.
 """
 
+_NO_WEIGHT: Final = re.compile(r"q\s*=\s*0(\.0*)?")
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")
 
 
@@ -55,18 +56,23 @@ def bare_type(content_type: str | None) -> str | None:
 def accepts(accept_lines: Iterable[str], media_type: str) -> bool:
     """Return whether the Accept lines of a request allow *media_type*.
 
-    No line at all allows everything. All lines count: Docker and podman send six.
+    No line at all allows everything. All lines count: Docker and podman send six. The most
+    specific range decides, so ``a/b;q=0, */*`` refuses ``a/b``.
 
     Source: RFC 9110 section 12.5.1.
     """
-    ranges = [part.strip() for line in accept_lines for part in line.split(",") if part.strip()]
+    ranges = [part for line in accept_lines for part in line.split(",") if part.strip()]
     if not ranges:
         return True
-    wildcard = media_type.partition("/")[0] + "/*"
-    return any(_range_allows(text, {media_type, wildcard, "*/*"}) for text in ranges)
+    words = [_range(text) for text in ranges]
+    for name in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
+        allowed = [is_allowed for given, is_allowed in words if given == name]
+        if allowed:
+            return any(allowed)
+    return False
 
 
-def _range_allows(media_range: str, names: set[str]) -> bool:
-    name, *parameters = (part.strip().lower() for part in media_range.split(";"))
-    refused = any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
-    return name in names and not refused
+def _range(text: str) -> tuple[str, bool]:
+    """Return the name of a media range, and whether its weight is more than nothing."""
+    name, *parameters = (part.strip().lower() for part in text.split(";"))
+    return name, not any(_NO_WEIGHT.fullmatch(parameter) for parameter in parameters)

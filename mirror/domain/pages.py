@@ -4,14 +4,18 @@ Source: distribution-spec v1.1.1, "Content Discovery", and RFC 8288 for ``Link``
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from mirror.domain.errors import PageSizeInvalidError
 
 PAGE_MAX_ENTRIES: Final = 10_000
-_NEXT: Final = re.compile(r'<([^<>]*)>\s*;[^,]*?\brel\s*=\s*(?:"[^"]*\bnext\b[^"]*"|next)')
+_TARGET: Final = re.compile(r"[\s,]*<([^<>]*)>")
+_PARAMETER: Final = re.compile(
+    r"""\s*;\s*(?P<name>[\w!#$&+.^`|~-]+)\s*(?:=\s*(?:"(?P<quoted>[^"]*)"|(?P<token>[^\s",;]*)))?""",
+    re.ASCII,
+)
 
 Query = tuple[tuple[str, str], ...]
 
@@ -27,7 +31,7 @@ def page_size(query: Query) -> int | None:
         return None
     if not text.isascii() or not text.isdigit():
         raise PageSizeInvalidError(text)
-    return min(int(text[:9]), PAGE_MAX_ENTRIES)
+    return min(int(text.lstrip("0")[:9] or "0"), PAGE_MAX_ENTRIES)
 
 
 def next_query(link: str | None) -> Query | None:
@@ -36,14 +40,26 @@ def next_query(link: str | None) -> Query | None:
     Only the query counts: the page is asked for at our own path, and by us at upstream's,
     so the header cannot lead anywhere else (PROTOCOL S4).
     """
-    match = _NEXT.search(link or "")
-    if match is None:
+    target = next((url for url, relations in _links(link or "") if "next" in relations), None)
+    if target is None:
         return None
     try:
-        fields = parse_qsl(urlsplit(match[1]).query, keep_blank_values=True, max_num_fields=32)
+        fields = parse_qsl(urlsplit(target).query, keep_blank_values=True, max_num_fields=32)
     except ValueError:
         return None
     return tuple((key, value) for key, value in fields if key != "ns") or None
+
+
+def _links(header: str) -> Iterator[tuple[str, list[str]]]:
+    """Read a Link header from left to right, as far as it is one: targets and relations."""
+    place = 0
+    while target := _TARGET.match(header, place):
+        place, relations = target.end(), ""
+        while parameter := _PARAMETER.match(header, place):
+            place = parameter.end()
+            if parameter["name"].lower() == "rel":
+                relations = relations or parameter["quoted"] or parameter["token"] or ""
+        yield target[1], relations.lower().split()
 
 
 def cut(entries: Sequence[str], size: int | None, last: str | None) -> tuple[list[str], bool]:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_SINGLE: Final = re.compile(r"bytes\s*=\s*(\d{0,19})\s*-\s*(\d{0,19})", re.ASCII | re.IGNORECASE)
+_SINGLE: Final = re.compile(r"bytes=(\d{0,99})-(\d{0,99})", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,12 @@ class Unsatisfiable:
 
 
 def select(range_header: str | None, size_bytes: int) -> Span | Unsatisfiable | None:
-    """Return what to send of an object of *size_bytes*; ``None`` means all of it (200)."""
-    if range_header is None:
+    """Return what to send of an object of *size_bytes*; ``None`` means all of it (200).
+
+    An empty object is always sent whole: a 416 for it would fail a client that puts
+    ``bytes=0-`` on every request.
+    """
+    if range_header is None or not size_bytes:
         return None
     match = _SINGLE.fullmatch(range_header.strip())
     if match is None or match.groups() == ("", ""):
@@ -51,7 +55,7 @@ def select(range_header: str | None, size_bytes: int) -> Span | Unsatisfiable | 
 
 
 def _suffix(length_bytes: int, size_bytes: int) -> Span | Unsatisfiable:
-    if not length_bytes or not size_bytes:
+    if not length_bytes:
         return Unsatisfiable()
     return Span(max(0, size_bytes - length_bytes), size_bytes)
 

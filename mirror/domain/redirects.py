@@ -3,14 +3,18 @@
 Source: RFC 9110 section 15.4; PROTOCOL sections 3.4 and 5.1 (S3).
 """
 
+from string import punctuation
 from typing import Final
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin, urlsplit
 
 from mirror.domain.challenge import Origin
 from mirror.domain.errors import UpstreamTroubleError
 
 REDIRECT_STATUSES: Final = frozenset({301, 302, 303, 307, 308})
 MAX_HOPS: Final = 10
+_LEFT_ALONE: Final = punctuation
+"""All that may stand in a URL is left as it is: a signature is over what was written. Only
+what cannot be sent (spaces, letters that are not ASCII) is encoded."""
 
 
 def next_hop(url: str, location: str | None) -> str:
@@ -22,7 +26,10 @@ def next_hop(url: str, location: str | None) -> str:
     """
     if not location:
         raise UpstreamTroubleError("a redirect without Location")
-    target = urljoin(url, location)
+    try:
+        target = urljoin(url, quote(location, safe=_LEFT_ALONE, errors="surrogateescape"))
+    except ValueError:  # brackets that hold no address
+        target = ""
     old, new = Origin.of(url), Origin.of(target)
     if new is None:
         raise UpstreamTroubleError("a redirect to something that is not a plain http(s) URL")
@@ -40,10 +47,6 @@ def same_origin(url: str, other_url: str) -> bool:
 def redact(url: str) -> str:
     """Return *url* without query and user information: fit for a log or an error."""
     origin = Origin.of(url)
-    path = url.partition("?")[0].partition("://")[2].partition("/")[2]
     if origin is None:
         return "(unprintable URL)"
-    default_port = 443 if origin.scheme == "https" else 80
-    port = "" if origin.port == default_port else f":{origin.port}"
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    return f"{origin.scheme}://{host}{port}/{path}"
+    return f"{origin}{urlsplit(url).path or '/'}"

@@ -21,11 +21,18 @@ def filtered(index: bytes, artifact_type: str) -> bytes:
     """
     try:
         fields = json.loads(index)
-        kept = [entry for entry in fields["manifests"] if _type_of(entry) == artifact_type]
+        kept = [entry for entry in _entries(fields) if entry.get("artifactType") == artifact_type]
+        return json.dumps(
+            {**fields, "manifests": kept}, separators=(",", ":"), allow_nan=False
+        ).encode()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UpstreamTroubleError("the referrers list is not an index") from None
-    return json.dumps({**fields, "manifests": kept}, separators=(",", ":")).encode()
 
 
-def _type_of(entry: dict[str, object]) -> object:
-    return entry.get("artifactType")
+def _entries(fields: dict[str, list[dict[str, object]] | None]) -> list[dict[str, object]]:
+    entries = fields["manifests"]
+    if entries is None:  # Go writes a slice without entries as null
+        return []
+    if not isinstance(entries, list):
+        raise TypeError
+    return entries

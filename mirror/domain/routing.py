@@ -71,27 +71,29 @@ class Table:
             NameUnknownError: no such route or upstream.
             NameInvalidError, TagInvalidError, DigestInvalidError: the grammar is broken.
         """
-        api = _API.fullmatch(raw_path)
-        if api is None or _FORBIDDEN_IN_PATH.search(raw_path):
-            raise NameUnknownError("there is nothing at this path")
-        prefix, rest = unquote(api["prefix"].lstrip("/")), unquote(api["rest"] or "")
+        prefix, rest = _split(raw_path, raw_query)
         query = _fields(raw_query)
         namespace = _single(query, "ns")
+        upstream = self._named(namespace, prefix)
         if not rest:
             return Route(Kind.PING)
         if rest == "_catalog":
             return Route(Kind.CATALOG, path=raw_path, query=query)
-        named = namespace if namespace is not None else prefix
         match = _OBJECT.fullmatch(rest)
         if match is None:
             raise NameUnknownError("there is nothing at this path")
         return Route(
             *_reference(match["kind"], match["reference"]),
-            repository=self._repository(match["name"], self._known(named) if named else None, host),
+            repository=self._repository(match["name"], upstream, host),
             path=raw_path,
             namespace=namespace,
             query=tuple((key, value) for key, value in query if key != "ns"),
         )
+
+    def _named(self, namespace: str | None, prefix: str) -> str | None:
+        """Return the upstream that a request names: ``ns`` wins, both have to be known."""
+        by_prefix = self._known(prefix) if prefix else None
+        return by_prefix if namespace is None else self._known(namespace)
 
     def _known(self, name: str) -> str:
         upstream = self.names.get(name.lower())
@@ -103,23 +105,29 @@ class Table:
         first, _, rest = name.partition("/")
         leading = self.names.get(first) if rest else None
         if upstream is None:
-            upstream = leading or self._by_host(host) or self._default_for(first, rest)
+            upstream = leading or self._unnamed(first, rest, host)
         if leading == upstream:
             name = rest
         if upstream == _HUB and "/" not in name:
             name = f"library/{name}"
         return Repository(upstream, name)
 
-    def _by_host(self, host: str) -> str | None:
-        host = host.lower()
-        return self.hosts.get(host) or self.hosts.get(host.rpartition(":")[0])
-
-    def _default_for(self, first: str, rest: str) -> str:
-        # a host in front that we do not know is never a repository of the default
-        # upstream: registry.corp.example/team/app must not be asked of Docker Hub.
+    def _unnamed(self, first: str, rest: str, host: str) -> str:
+        # A host in front that we do not know is never part of a repository's name:
+        # registry.corp.example/team/app must not be asked of Docker Hub.
         if rest and ("." in first or ":" in first or first == "localhost"):
             raise NameUnknownError(f"this mirror has no upstream {first[:256]!r}")
-        return self.default
+        host = host.lower()
+        return self.hosts.get(host) or self.hosts.get(host.rpartition(":")[0]) or self.default
+
+
+def _split(raw_path: str, raw_query: str) -> tuple[str, str]:
+    """Return what stands before and behind ``/v2``, decoded."""
+    api = _API.fullmatch(raw_path)
+    is_ascii = raw_path.isascii() and raw_query.isascii()  # RFC 3986; all else is encoded
+    if api is None or not is_ascii or _FORBIDDEN_IN_PATH.search(raw_path):
+        raise NameUnknownError("there is nothing at this path")
+    return unquote(api["prefix"].lstrip("/")), unquote(api["rest"] or "")
 
 
 def _fields(raw_query: str) -> tuple[tuple[str, str], ...]:

@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, Final, Literal, TextIO
 
 import msgspec
@@ -19,10 +20,21 @@ _SECRET_KEYS: Final = re.compile(
     r"authorization|password|passwd|secret|token|credential|cookie|api_?key", re.IGNORECASE
 )
 _NOT_SECRET_KEYS: Final = frozenset({"credential_name", "token_endpoint"})
+_HINT: Final = re.compile(r"[\s=?\"']|//")
+"""A text without one of these has no secret; most have none, and this is fast to find."""
+_URL: Final = re.compile(r"""(://)([^/?#\s"'<>]*@)?([^?\s"'<>]*)(\?[^\s"'<>]*)?""")
 _SECRET_TEXT: Final = re.compile(
-    r"(?i)\b(basic|bearer)\s+[a-z0-9._~+/=-]{6,}|(?<=://)[^/\s@]+@|\?[^\s\"'<>]*(?:sig|token|verify"
-    r"|credential|password)[^\s\"'<>]*"
+    r"""
+    \b(?:basic|bearer)\s+[a-z0-9._~+/=-]{4,}                               # a header
+    | (?<=\?)[^\s"'<>]*(?:sig|token|verify|credential|password)[^\s"'<>]*  # a signed query
+    | (?P<quoted>(?:password|passwd|secret|token)["']?\s*[=:]\s*["'])[^"']*  # JSON or a repr
+    | (?P<field>(?:password|passwd|secret|token)=)[^\s"'&,;<>]+              # a form
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL_BUT_NEWLINE: Final = re.compile(r"(?!\n)" + _CONTROL.pattern)
+_EXCEPTION: Final = "exception"
 _QUIET: Final = ("aiocache", "asyncio", "aiohttp.access")
 """Libraries whose debug lines tell nothing, or the keys of what they keep."""
 
@@ -33,23 +45,65 @@ EventDict = MutableMapping[str, Any]
 
 def redact_text(text: str) -> str:
     """Return *text* without what looks like a credential, user information or a signed query."""
-    return _SECRET_TEXT.sub(REDACTED, text)
+    if _HINT.search(text) is None:
+        return text
+    return _SECRET_TEXT.sub(_without_secret, _URL.sub(_without_query, text))
+
+
+def _without_query(url: re.Match[str]) -> str:
+    user, query = url[2] and f"{REDACTED}@", url[4] and f"?{REDACTED}"
+    return f"{url[1]}{user or ''}{url[3]}{query or ''}"
+
+
+def _without_secret(match: re.Match[str]) -> str:
+    kept = match.lastgroup and match[match.lastgroup]
+    return f"{kept or ''}{REDACTED}"
 
 
 def _redact(_logger: object, _method: str, event: EventDict) -> EventDict:
     for key, value in event.items():
-        event[key] = _redacted(key, value)
+        if not key.startswith("_"):  # structlog's own, which never gets to a line
+            event[key] = _redacted(key, value)
     return event
 
 
 def _redacted(key: str, value: object) -> object:
-    if key not in _NOT_SECRET_KEYS and _SECRET_KEYS.search(key):
+    """Return what may stand in a line for *value*, however deep it is nested."""
+    if _is_secret(key):
         return REDACTED
     if isinstance(value, str):
-        return redact_text(value)
+        return _clean(key, value)
+    if value is None or isinstance(value, float):
+        return value
+    if isinstance(value, int) and value.bit_length() < 64:  # beyond that, msgspec fails
+        return value
     if isinstance(value, Mapping):
-        return {inner: _redacted(str(inner), item) for inner, item in value.items()}
-    return value
+        return {_line(str(inner)): _redacted(str(inner), item) for inner, item in value.items()}
+    return _redacted_rest(key, value)
+
+
+def _redacted_rest(key: str, value: object) -> object:
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted("", item) for item in value]
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return _clean(key, text)
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(key: str) -> bool:
+    return key not in _NOT_SECRET_KEYS and _SECRET_KEYS.search(key) is not None
+
+
+def _clean(key: str, text: str) -> str:
+    # A traceback has its lines, which JSON escapes and a person wants to see.
+    return _line(redact_text(text), _CONTROL_BUT_NEWLINE if key == _EXCEPTION else _CONTROL)
+
+
+def _line(text: str, forbidden: re.Pattern[str] = _CONTROL) -> str:
+    """Return *text* with escapes for what could begin a line of its own or drive a terminal."""
+    if text.isprintable():
+        return text
+    return forbidden.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def _encode(event: object, **_options: object) -> str:

@@ -37,6 +37,9 @@ class Result(StrEnum):
     """No content was delivered."""
 
 
+FILL_OUTCOMES: Final = ("committed", "failed", "mismatch", "abandoned")
+
+
 class Metrics:
     """All metrics of DESIGN section 6."""
 
@@ -133,10 +136,12 @@ class Metrics:
         )
         self.fills = Counter(
             "mirror_fills_total",
-            "Fills that ended: committed, failed, mismatch, or abandoned.",
+            f"Fills that ended: {', '.join(FILL_OUTCOMES)}.",
             ["outcome"],
             registry=registry,
         )
+        for outcome in FILL_OUTCOMES:
+            self.fills.labels(outcome)
         self.fill_resumes = Counter(
             "mirror_fill_resumes_total",
             "Times a broken download went on from the bytes it had.",

@@ -6,8 +6,10 @@ look-ups keep a cached blob from being read.
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
+
+from mirror.runtime.daemons import DaemonExecutor
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -16,8 +18,19 @@ T = TypeVar("T")
 class Pool:
     """A few threads with a name."""
 
-    def __init__(self, name: str, threads: int) -> None:
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"mirror-{name}")
+    def __init__(self, name: str, threads: int, *, may_hang: bool = False) -> None:
+        """Set up a pool.
+
+        Args:
+            name: What the threads are called.
+            threads: How many there may be.
+            may_hang: The end of the process does not wait for their work.
+        """
+        self._executor: Executor = (
+            DaemonExecutor(threads, f"mirror-{name}")
+            if may_hang
+            else ThreadPoolExecutor(threads, thread_name_prefix=f"mirror-{name}")
+        )
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run *work* in one of the threads and wait for it without blocking the loop.
@@ -51,7 +64,7 @@ class Pools:
         self.index_read = Pool("index-read", 1)
         self.index_write = Pool("index-write", 1)
         """One thread each: more of them wait for each other inside SQLite (FIELD 1.2)."""
-        self.dns = Pool("dns", _DNS_THREADS)
+        self.dns = Pool("dns", _DNS_THREADS, may_hang=True)
         self.admin = Pool("admin", 1)
         """Metrics pages, configuration checks, secrets: what no pull waits for."""
 

@@ -42,6 +42,8 @@ class MemoryTier:
     ) -> None:
         """Keep *value*, for *ttl_seconds* at most; one larger than the tier is not kept."""
         await self.drop(key)
+        if value is None:  # aiocache would never stop its timer, which then ends the next value
+            raise TypeError("None cannot be kept")
         if size_bytes > self._limit_bytes or (ttl_seconds is not None and ttl_seconds <= 0):
             return
         self._sizes[key] = size_bytes

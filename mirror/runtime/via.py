@@ -12,16 +12,22 @@ INSTANCE: Final = f"mirror-{secrets.token_hex(6)}"
 """This process, as it calls itself in ``Via``."""
 
 MAX_HOPS: Final = 16
+_MAX_CHARS: Final = 2048
+"""Sixteen hops with room for their names; upstreams refuse heads of more than 8 KiB."""
 
 incoming: Final[ContextVar[str]] = ContextVar("incoming_via", default="")
 
 
 def outgoing() -> str:
-    """Return the Via header of a request that we send now."""
-    before = incoming.get()
+    """Return the Via header of a request that we send now.
+
+    Others may wait for its answer too, so whatever the first client wrote must not spoil it:
+    what cannot stand in a header is left out.
+    """
+    before = "".join(char for char in incoming.get() if " " <= char <= "~")
     return f"{before}, 1.1 {INSTANCE}" if before else f"1.1 {INSTANCE}"
 
 
 def is_loop(via: str) -> bool:
     """Return whether a request with this Via header has been here, or has come too far."""
-    return INSTANCE in via or via.count(",") >= MAX_HOPS
+    return INSTANCE in via or via.count(",") >= MAX_HOPS or len(via) > _MAX_CHARS

@@ -3,9 +3,10 @@
 import asyncio
 from typing import Literal
 
-from mirror.domain.errors import OverloadedError, UpstreamTimeoutError
+from mirror.domain.errors import MirrorError, OverloadedError, UpstreamTimeoutError
 from mirror.domain.manifests import LinkKind
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository
+from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics, Result
 from mirror.runtime.pools import Pool
 from mirror.runtime.single_flight import SingleFlight
@@ -15,9 +16,10 @@ from mirror.store.rows import LinkRow
 from mirror.store.space import NoSpaceError
 from mirror.store.store import Store, StoredObject
 from mirror.transfer.bodies import Body, FillBody, PassthroughBody, StoredBody
-from mirror.transfer.fill import Fill
 from mirror.transfer.fills import Fills
 from mirror.upstream.upstreams import Upstreams
+
+_log = get_logger("service")
 
 
 class Blobs:
@@ -51,21 +53,24 @@ class Blobs:
         """
         self._policies.check(repository)
         scope = self._upstreams.scope(repository)
-        link = await self._link(repository, digest, scope)
-        if link is None and await self._is_here_or_coming(digest, scope):
-            await self._ask(repository, digest)
-            link = await self._link(repository, digest, scope)
-        stored = await self._store.open(digest, scope) if link is not None else None
-        if stored is not None:
-            return self._from_store(stored, digest)
-        return await self._from_fill(repository, digest, scope)
+        link = await self._store.facts.link(repository, digest, LinkKind.BLOB)
+        if _counts(link, scope):
+            stored = await self._store.open(digest, scope)
+            if stored is not None:
+                return self._from_store(stored, digest)
+        seconds = self._policies.of(repository).timeouts.response_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._fetched(repository, digest, scope, link)
+        except TimeoutError:
+            raise self._too_late(repository, digest, scope) from None
 
     async def size_bytes(self, repository: Repository, digest: Digest) -> tuple[int | None, Served]:
         """Return the size of a blob without fetching it; raises as ``open`` does."""
         self._policies.check(repository)
         scope = self._upstreams.scope(repository)
-        link = await self._link(repository, digest, scope)
-        if link is not None:
+        link = await self._store.facts.link(repository, digest, LinkKind.BLOB)
+        if _counts(link, scope):
             row = await self._store.facts.object(digest)
             if row is not None and row.visible_in(scope, ANONYMOUS_SCOPE):
                 self._store.touch(digest)
@@ -76,20 +81,13 @@ class Blobs:
         joined = self._flights.is_running((repository, digest))
         size_bytes = await self._ask(repository, digest)
         result = Result.JOINED if joined else Result.MISS
-        return size_bytes, Served(result, forwarded="uri-miss")
+        return size_bytes, Served(result, forwarded="uri-miss", kept=False)
 
     async def close(self) -> None:
         """Stop asking upstreams."""
         await self._flights.close()
 
-    # --- links -------------------------------------------------------------------------------
-
-    async def _link(self, repository: Repository, digest: Digest, scope: str) -> LinkRow | None:
-        """Return the link of a repository if it counts for bytes of this scope."""
-        link = await self._store.facts.link(repository, digest, LinkKind.BLOB)
-        if link is None or not (link.answered_at or scope == ANONYMOUS_SCOPE):
-            return None
-        return link
+    # --- asking ------------------------------------------------------------------------------
 
     async def _is_here_or_coming(self, digest: Digest, scope: str) -> bool:
         here = await self._store.has(digest, scope)
@@ -103,29 +101,35 @@ class Blobs:
             )
 
     async def _ask_upstream(self, repository: Repository, digest: Digest) -> int | None:
-        registry = self._upstreams.of(repository)
-        described = await self._store.facts.link(repository, digest, LinkKind.BLOB)
+        registry, scope = self._upstreams.of(repository), self._upstreams.scope(repository)
+        link = await self._store.facts.link(repository, digest, LinkKind.BLOB)
+        described_bytes = None if link is None else link.size_bytes
         async with registry.deadline():
             head = await registry.head_blob(repository, digest)
             size_bytes = None if head is None else head.size_bytes
-            if size_bytes is None and described is not None:
-                size_bytes = described.size_bytes
-            if head is None:
+            if size_bytes is None:
+                size_bytes = described_bytes
+            if head is None and size_bytes is not None and _counts(link, scope):
+                return size_bytes  # the manifest's word will do where there is no HEAD
+            if head is None or size_bytes is None:
                 size_bytes = await self._probe(repository, digest, size_bytes)
-        await self._note_answer(repository, digest, size_bytes)
+        await self._note_answer(repository, digest, scope, size_bytes)
         return size_bytes
 
     async def _probe(self, repository: Repository, digest: Digest, known: int | None) -> int | None:
-        """Ask by a GET that is closed after its head, for upstreams that do not do HEAD."""
+        """Ask by a GET that is closed after its head, for upstreams whose HEAD does not tell."""
         opening = self._upstreams.of(repository).open_blob(repository, digest)
         async with opening as stream:
             return stream.size_bytes if stream.size_bytes is not None else known
 
     async def _note_answer(
-        self, repository: Repository, digest: Digest, size_bytes: int | None
+        self, repository: Repository, digest: Digest, scope: str, size_bytes: int | None
     ) -> None:
-        scope = self._upstreams.scope(repository)
-        await self._store.answered_blob(repository, digest, scope, size_bytes)
+        """Note that upstream answered, if there is room; its answer is good either way."""
+        try:
+            await self._store.answered_blob(repository, digest, scope, size_bytes)
+        except OSError as error:
+            _log.error("an answer could not be kept", repository=str(repository), reason=str(error))
 
     # --- bodies ------------------------------------------------------------------------------
 
@@ -133,11 +137,32 @@ class Blobs:
         self._store.touch(digest)
         return StoredBody(stored), Served(Result.HIT)
 
-    async def _from_fill(
-        self, repository: Repository, digest: Digest, scope: str
+    async def _fetched(
+        self, repository: Repository, digest: Digest, scope: str, link: LinkRow | None
     ) -> tuple[Body, Served]:
-        described = await self._store.facts.link(repository, digest, LinkKind.BLOB)
-        expected_bytes = described.size_bytes if described else None
+        """Return a blob that could not be opened at once, after asking if need be."""
+        may_have = _counts(link, scope)
+        if not may_have and await self._is_here_or_coming(digest, scope):
+            await self._ask(repository, digest)
+            may_have = True
+            stored = await self._store.open(digest, scope)
+            if stored is not None:
+                return self._from_store(stored, digest)
+        # No await from the look at the fills up to boarding one: else a repository without
+        # a link could board what another one has begun meanwhile.
+        return await self._from_fill(
+            repository, digest, scope, link.size_bytes if link else None, may_have=may_have
+        )
+
+    async def _from_fill(
+        self,
+        repository: Repository,
+        digest: Digest,
+        scope: str,
+        expected_bytes: int | None,
+        *,
+        may_have: bool,
+    ) -> tuple[Body, Served]:
         fill, started = self._fills.board(scope, digest, repository, expected_bytes)
         body = FillBody(
             fill,
@@ -147,7 +172,10 @@ class Blobs:
             self._range_wait_seconds,
         )
         try:
-            await self._head(body, fill, repository)
+            await body.head()
+            if not may_have and fill.first_byte_at is None:
+                # Another repository's fill ended a moment ago: these are its bytes.
+                await self._ask(repository, digest)
         except NoSpaceError:
             await body.close()
             return await self._past_the_cache(repository, digest, expected_bytes)
@@ -157,25 +185,24 @@ class Blobs:
         result: Literal[Result.MISS, Result.JOINED] = Result.MISS if started else Result.JOINED
         return body, Served(result, forwarded="uri-miss")
 
-    async def _head(self, body: FillBody, fill: Fill, repository: Repository) -> None:
-        seconds = self._policies.of(repository).timeouts.response_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                await body.head()
-        except TimeoutError:
-            if not fill.has_slot and not fill.has_head:
-                raise OverloadedError("too many downloads (fill.max_concurrent)") from None
-            raise UpstreamTimeoutError(f"{repository}@{fill.digest}") from None
+    def _too_late(self, repository: Repository, digest: Digest, scope: str) -> MirrorError:
+        fill = self._fills.running(scope, digest)
+        if fill is not None and not fill.has_slot and not fill.has_head:
+            return OverloadedError("too many downloads (fill.max_concurrent)")
+        return UpstreamTimeoutError(f"{repository}@{digest}")
 
     async def _past_the_cache(
         self, repository: Repository, digest: Digest, expected_bytes: int | None
     ) -> tuple[Body, Served]:
-        registry = self._upstreams.of(repository)
-        body = PassthroughBody(registry, repository, digest, self._pool)
+        body = PassthroughBody(self._upstreams.of(repository), repository, digest, self._pool)
         try:
-            async with registry.deadline():
-                await body.head(expected_bytes)
+            await body.head(expected_bytes)
         except BaseException:
             await body.close()
             raise
         return body, Served(Result.PASSTHROUGH, forwarded="uri-miss")
+
+
+def _counts(link: LinkRow | None, scope: str) -> bool:
+    """Tell whether a link opens bytes of this scope, or only allows asking (invariant 13)."""
+    return link is not None and bool(link.answered_at or scope == ANONYMOUS_SCOPE)

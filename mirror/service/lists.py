@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mirror.domain.errors import NotFoundError, UpstreamTroubleError
+from mirror.domain.errors import NotFoundError, OverloadedError, UpstreamTroubleError
 from mirror.domain.media import OCI_INDEX
 from mirror.domain.names import Digest, Repository, fallback_tag
 from mirror.domain.pages import Query, cut, ignored_paging, next_query, page_size
 from mirror.domain.referrers import EMPTY, filtered
 from mirror.domain.routing import Kind
+from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Result
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pool
@@ -24,6 +25,8 @@ from mirror.store.rows import DocumentRow
 from mirror.store.store import Store
 from mirror.upstream.registry import Document
 from mirror.upstream.upstreams import Upstreams
+
+_log = get_logger("service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Lists:
             PageSizeInvalidError: ``n`` is not a number.
             MirrorError: upstream's own word, or trouble without a usable copy.
         """
+        self._policies.check(repository)
         if page_size(query) == 0:
             return _tags(repository.name, [], None), Served(Result.HIT)
         return await self._list(
@@ -134,7 +138,13 @@ class Lists:
     async def _keep(
         self, repository: Repository, name: str, query: Query, listing: Listing
     ) -> None:
-        digest = await self._store.keep_document(listing.content, self._upstreams.scope(repository))
+        """Keep a list if there is room; it can be served either way."""
+        scope = self._upstreams.scope(repository)
+        try:
+            digest = await self._store.keep_document(listing.content, scope)
+        except (OSError, OverloadedError) as error:
+            _log.error("a list could not be kept", repository=str(repository), reason=str(error))
+            return
         row = DocumentRow(
             str(digest),
             listing.media_type,
@@ -152,10 +162,11 @@ class Lists:
         )
         tags, name = _read_tags(document, repository)
         size, last = page_size(query), dict(query).get("last")
+        following = next_query(document.link)
         if not ignored_paging(tags, size, last):
-            return _tags(name, tags, next_query(document.link))
+            return _tags(name, tags, following)
         page, more = cut(tags, size, last)
-        return _tags(name, page, _next_page(query, page) if more else None)
+        return _tags(name, page, _next_page(query, page) if more else following)
 
     # --- referrers ---------------------------------------------------------------------------
 
@@ -166,10 +177,13 @@ class Lists:
         if listing is None:
             listing = await self._fallback(repository, subject)
         artifact_type = dict(query).get("artifactType")
-        if artifact_type is None or listing.filtered:
+        if not artifact_type or listing.filtered:
             return listing
+        following = listing.next_query
+        if following is not None and "artifactType" not in dict(following):
+            following = (*following, ("artifactType", artifact_type))
         content = filtered(listing.content, artifact_type)
-        return Listing(content, OCI_INDEX, listing.next_query, filtered=True)
+        return Listing(content, OCI_INDEX, following, filtered=True)
 
     async def _ask_referrers(
         self, repository: Repository, subject: Digest, query: Query
@@ -183,16 +197,32 @@ class Lists:
             return None
         if document.content_type != OCI_INDEX:
             return None
+        _check_index(document)
         return Listing(
             document.content, OCI_INDEX, next_query(document.link), document.filters_applied
         )
 
     async def _fallback(self, repository: Repository, subject: Digest) -> Listing:
+        """Return the list under the fallback tag, which is upstream's word or trouble."""
         try:
-            manifest, _ = await self._manifests.resolve(repository, fallback_tag(subject))
+            manifest, served = await self._manifests.resolve(repository, fallback_tag(subject))
         except NotFoundError:
             return Listing(EMPTY, OCI_INDEX)
-        return Listing(manifest.content, OCI_INDEX)
+        if served.result is Result.STALE:
+            # The list made of it before is as good, and says that it is stale.
+            raise UpstreamTroubleError(f"the fallback tag: {served.reason}")
+        is_list = manifest.media_type == OCI_INDEX
+        return Listing(manifest.content if is_list else EMPTY, OCI_INDEX)
+
+
+def _check_index(document: Document) -> None:
+    """Raise UpstreamTroubleError unless clients can read it: an error page is not an index."""
+    try:
+        entries = json.loads(document.content)["manifests"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise UpstreamTroubleError("the referrers list is not an index") from None
+    if entries is not None and not isinstance(entries, list):
+        raise UpstreamTroubleError("the referrers list is not an index")
 
 
 def _read_tags(document: Document, repository: Repository) -> tuple[list[str], str]:

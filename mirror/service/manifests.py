@@ -10,7 +10,7 @@ from mirror.domain.errors import (
     OverloadedError,
     UpstreamTroubleError,
 )
-from mirror.domain.manifests import LinkKind, Manifest, read_manifest
+from mirror.domain.manifests import MANIFEST_MAX_BYTES, LinkKind, Manifest, read_manifest
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Reference, Repository, Tag
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics, Result
@@ -175,6 +175,9 @@ class Manifests:
     ) -> Manifest | None:
         """Link bytes that are here to a repository for which upstream has just answered."""
         scope = self._scope(repository)
+        row = await self._store.facts.object(digest)
+        if row is None or row.size_bytes > MANIFEST_MAX_BYTES:
+            return None  # a blob of any size, which upstream now calls a manifest
         content = await self._store.content(digest, scope)
         if content is None:
             return None
@@ -200,6 +203,7 @@ class Manifests:
 
     async def _keep(self, repository: Repository, manifest: Manifest, scope: str) -> None:
         """Keep a manifest if there is room; it can be served either way."""
+        await self._missing.drop((repository, manifest.digest))
         try:
             await self._store.keep_manifest(repository, manifest, scope)
         except (OSError, OverloadedError) as error:

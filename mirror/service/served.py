@@ -21,12 +21,14 @@ class Served:
         ttl_seconds: How long it stays fresh; negative for a stale one; ``None``: for ever.
         forwarded: Why upstream was asked, in the words of RFC 9211; ``None``: it was not.
         reason: Why a stale answer is one, as a token.
+        kept: Whether what upstream sent is kept; the answer to a HEAD is not.
     """
 
     result: Result
     ttl_seconds: float | None = None
     forwarded: Literal["uri-miss", "stale"] | None = None
     reason: str | None = None
+    kept: bool = True
 
 
 def reason_of(error: MirrorError) -> str:

@@ -60,7 +60,7 @@ class Accounts:
         """Return the account for a repository; files are read each time, so they may rotate.
 
         Raises:
-            CredentialRefusedError: the file of a secret cannot be read.
+            CredentialRefusedError: the file of a secret is empty or cannot be read.
         """
         credential = self._entry(repository)
         if credential is None:
@@ -68,8 +68,8 @@ class Accounts:
         return Account(
             credential.name,
             credential.username,
-            await self._secret(credential.password, credential.password_file),
-            await self._secret(credential.token, credential.token_file),
+            await self._secret(credential.name, credential.password, credential.password_file),
+            await self._secret(credential.name, credential.token, credential.token_file),
         )
 
     def _entry(self, repository: Repository) -> Credential | None:
@@ -81,11 +81,14 @@ class Accounts:
         ]
         return max(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
-    async def _secret(self, value: SecretStr | None, path: Path | None) -> str | None:
+    async def _secret(self, name: str, value: SecretStr | None, path: Path | None) -> str | None:
         if path is None:
             return None if value is None else value.get_secret_value()
         try:
             text = await self._pool.run(path.read_text, encoding="utf-8")
         except (OSError, ValueError):
-            raise CredentialRefusedError(f"the file {path} cannot be read") from None
-        return text.strip()
+            text = ""
+        secret = text.strip()
+        if not secret:  # clients see this: the configuration, not the message, has the path
+            raise CredentialRefusedError(f"the file with the secret of account {name} is empty")
+        return secret

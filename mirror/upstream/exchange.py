@@ -6,7 +6,7 @@ own gets an anonymous one (registry.k8s.io leads to registries that do).
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlencode
 
@@ -23,6 +23,9 @@ from mirror.upstream.accounts import ANONYMOUS, Account
 from mirror.upstream.tokens import TokenKey, Tokens
 from mirror.upstream.transport import Transport
 
+_MORE_TRIES: Final = 2
+_EXPIRED: Final = frozenset({400, 403})
+"""What CDNs answer to a signed address that came too late: the registry gives a new one."""
 _API_PATH: Final = re.compile(r"/v2/(.+)/(?:manifests|blobs|referrers|tags)/")
 
 
@@ -64,11 +67,29 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class _Hop:
+    """One URL on the way, and as whom it is asked."""
+
+    url: str
+    base: str | None
+    """Where this registry's ``/v2/`` is; ``None`` if it is not known to be a registry."""
+    question: Question
+    account: Account
+    realms: tuple[str, ...]
+    """Hosts that the operator allows as token endpoints."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What a kept challenge belongs to."""
+        return Origin.of(self.url), self.question.repository, self.account.name
+
+
+@dataclass(frozen=True, slots=True)
 class _Proof:
     """What is sent to prove who we are."""
 
-    authorization: str | None = None
-    token: str | None = None
+    authorization: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
     final: bool = False
     """There is no better one: it is a new token or a configured secret."""
 
@@ -78,7 +99,7 @@ class _Proof:
         return self.authorization is not None and self.token is None
 
     def may_be_outdated(self, status: int) -> bool:
-        """Tell whether a new proof may help: ECR says 403 for a token that expired."""
+        """Tell whether a new proof may help: some say 403 for a token that expired."""
         if self.final:
             return False
         return status == 401 or (status == 403 and self.token is not None)
@@ -104,89 +125,109 @@ class Exchange:
 
         Raises:
             AccessRefusedError: a token endpoint refuses the anonymous.
-            UpstreamTroubleError: no connection, a loop of redirects, a forbidden realm.
+            TroubleError: no connection, a loop of redirects, a forbidden realm.
         """
+        reply = await self._follow(endpoint, question, account)
+        if reply.foreign and reply.response.status in _EXPIRED:
+            reply.response.release()
+            reply = await self._follow(endpoint, question, account)
+        return reply
+
+    async def _follow(self, endpoint: Endpoint, question: Question, account: Account) -> Reply:
         url = question.url(endpoint)
         for _ in range(MAX_HOPS + 1):
             foreign = not same_origin(url, endpoint.url)
-            response = await self._hop(url, question, ANONYMOUS if foreign else account)
+            if foreign:
+                before, api, _path = url.partition("/v2/")
+                hop = _Hop(url, before if api else None, question, ANONYMOUS, ())
+            else:
+                hop = _Hop(url, endpoint.url, question, account, self._realms)
+            response = await self._hop(hop)
             if response.status not in REDIRECT_STATUSES:
                 return Reply(response, foreign)
-            location = response.headers.get("Location")
             response.release()
-            url = next_hop(url, location)
+            url = next_hop(url, response.headers.get("Location"))
         raise UpstreamTroubleError(f"more than {MAX_HOPS} redirects")
 
-    async def _hop(self, url: str, question: Question, account: Account) -> aiohttp.ClientResponse:
+    async def _hop(self, hop: _Hop) -> aiohttp.ClientResponse:
         """Ask one URL, at most three times: as known, with a kept token, with a new one."""
-        proof = await self._known_proof(url, question, account)
-        while True:
-            response = await self._send(url, question, proof)
-            if proof.configured and response.status == 401:
-                response.close()
-                raise CredentialRefusedError(f"{question.repository}: status 401")
+        challenge = await self._challenges.get(hop.key)
+        proof = await self._known_proof(hop, challenge)
+        response = await self._send(hop, proof)
+        for _ in range(_MORE_TRIES):
             if not proof.may_be_outdated(response.status):
-                return response
-            challenge = await self._challenge(response, url)
+                break
+            response.release()
+            challenge = await self._challenge(response, hop) or challenge
             if challenge is None:
-                return response
-            better = await self._prove(challenge, url, question, account, not_this=proof.token)
+                break
+            better = await self._prove(hop, challenge, not_this=proof.token)
             if better.authorization is None:
-                return response
-            response.close()
-            await self._challenges.put(self._key(url, question, account), challenge)
+                break
+            await self._challenges.put(hop.key, challenge)
             proof = better
+            response = await self._send(hop, proof)
+        await self._check_credential(hop, proof, response)
+        return response
 
-    async def _send(self, url: str, question: Question, proof: _Proof) -> aiohttp.ClientResponse:
+    async def _send(self, hop: _Hop, proof: _Proof) -> aiohttp.ClientResponse:
+        question = hop.question
         headers = question.headers()
         if proof.authorization is not None:
             headers["Authorization"] = proof.authorization
         return await self._transport.send(
-            question.method, url, headers, question.kind, question.read_ahead_bytes
+            question.method, hop.url, headers, question.kind, question.read_ahead_bytes
         )
 
-    async def _known_proof(self, url: str, question: Question, account: Account) -> _Proof:
+    async def _known_proof(self, hop: _Hop, challenge: Challenge | None) -> _Proof:
         """Return what this origin wanted for this repository the last time."""
-        if account.token is not None:
-            return _Proof(f"Bearer {account.token}", final=True)
-        challenge = await self._challenges.get(self._key(url, question, account))
+        if hop.account.token is not None:
+            return _Proof(f"Bearer {hop.account.token}", final=True)
         if challenge is None:
             return _Proof()
-        return await self._prove(challenge, url, question, account, not_this=None)
+        try:
+            return await self._prove(hop, challenge, not_this=None)
+        except BaseException:  # its time being up, too: next time the registry tells anew where
+            await self._challenges.drop(hop.key)
+            raise
 
-    @staticmethod
-    def _key(url: str, question: Question, account: Account) -> tuple[object, ...]:
-        return Origin.of(url), question.repository, account.name
-
-    async def _challenge(self, response: aiohttp.ClientResponse, url: str) -> Challenge | None:
+    async def _challenge(self, response: aiohttp.ClientResponse, hop: _Hop) -> Challenge | None:
         """Return the challenge to meet: of the answer or, if it has none, of ``/v2/``."""
         lines = response.headers.getall("WWW-Authenticate", [])
         found = _usable(parse_challenges(lines))
-        if found is not None or response.status != 401:
+        if found is not None or response.status != 401 or hop.base is None:
             return found
-        base = url.partition("/v2/")[0]  # gcr.io answers 401 without a challenge
-        ping = await self._transport.send("GET", f"{base}/v2/", {}, Kind.PING)
-        lines = ping.headers.getall("WWW-Authenticate", [])
-        ping.close()
-        return _usable(parse_challenges(lines))
+        ping = await self._ping(hop.base, {})  # gcr.io answers 401 without a challenge
+        return _usable(parse_challenges(ping.headers.getall("WWW-Authenticate", [])))
 
-    async def _prove(
-        self,
-        challenge: Challenge,
-        url: str,
-        question: Question,
-        account: Account,
-        *,
-        not_this: str | None,
-    ) -> _Proof:
+    async def _check_credential(
+        self, hop: _Hop, proof: _Proof, response: aiohttp.ClientResponse
+    ) -> None:
+        """Raise CredentialRefusedError if our secret itself is refused, not just this repository.
+
+        The registry's front door tells: ECR says 403 for a password that has expired, others
+        say 401 for a repository that the account may not see.
+        """
+        if not proof.configured or response.status not in {401, 403} or hop.base is None:
+            return
+        response.release()
+        ping = await self._ping(hop.base, {"Authorization": proof.authorization or ""})
+        if ping.status in {401, 403}:
+            raise CredentialRefusedError(f"{hop.question.repository}: status {response.status}")
+
+    async def _ping(self, base: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        ping = await self._transport.send("GET", f"{base}/v2/", headers, Kind.PING)
+        ping.release()
+        return ping
+
+    async def _prove(self, hop: _Hop, challenge: Challenge, *, not_this: str | None) -> _Proof:
         if challenge.scheme == "basic":
-            return _Proof(account.basic(), final=True)
-        realms = () if account is ANONYMOUS else self._realms
+            return _Proof(hop.account.basic(), final=True)
         key = TokenKey(
-            self._tokens.check_realm(challenge, url, realms),
+            self._tokens.check_realm(challenge, hop.url, hop.realms),
             challenge.get("service"),
-            challenge.get("scope") or _scope(url, question.repository),
-            account,
+            challenge.get("scope") or _scope(hop.url, hop.question.repository),
+            hop.account,
         )
         token = await self._tokens.get(key, not_this=not_this)
         return _Proof(f"Bearer {token.value}", token.value, final=token.is_new)

@@ -1,8 +1,7 @@
 """One upstream registry: its endpoints asked in order, its answers as values."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol, TypeVar
@@ -16,19 +15,20 @@ from mirror.domain.errors import (
     CredentialRefusedError,
     ManifestInvalidError,
     MirrorError,
-    UpstreamTimeoutError,
+    TroubleError,
     UpstreamTroubleError,
 )
 from mirror.domain.manifests import MANIFEST_MAX_BYTES
 from mirror.domain.media import ACCEPT_MANIFESTS, bare_type
 from mirror.domain.names import Digest, Reference, Repository
-from mirror.domain.ranges import Span, parse_content_range
 from mirror.domain.routing import Kind
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
 from mirror.settings import Upstream
 from mirror.upstream.accounts import ANONYMOUS_NAME, Account, Accounts
+from mirror.upstream.deadline import deadline, share
 from mirror.upstream.exchange import Exchange, Question, Reply
+from mirror.upstream.streaming import HttpStream, is_encoded, range_header, refuse_encoding
 from mirror.upstream.tokens import AccessRefusedError
 from mirror.upstream.transport import Transport, translated
 
@@ -101,22 +101,18 @@ class Registry:
         self._exchange = exchange
         self._accounts = accounts
         self._metrics = metrics
+        self._name = upstream.name
         self._response_seconds = upstream.policy.timeouts.response_seconds
         names = {upstream.name, *upstream.aliases}
         self._endpoints = [Endpoint.of(url, names) for url in upstream.endpoints]
 
-    @asynccontextmanager
-    async def deadline(self, seconds: float | None = None) -> AsyncIterator[None]:
+    def deadline(self, seconds: float | None = None) -> AbstractAsyncContextManager[None]:
         """Bound what is done in this context; by default by the time for an answer.
 
         Raises:
             UpstreamTimeoutError: the time is over.
         """
-        try:
-            async with asyncio.timeout(self._response_seconds if seconds is None else seconds):
-                yield
-        except TimeoutError:
-            raise UpstreamTimeoutError("no answer in time") from None
+        return deadline(self._response_seconds if seconds is None else seconds)
 
     def has_credential(self, repository: Repository) -> bool:
         """Return whether a configured credential is used for this repository."""
@@ -189,7 +185,7 @@ class Registry:
             method="GET",
             repository=repository,
             path=f"blobs/{digest}",
-            range_header=_range_header(span),
+            range_header=range_header(span),
             read_ahead_bytes=read_ahead_bytes // 2,
         )
         stream = await self._each(question, lambda reply: self._stream(reply, span[0]))
@@ -205,20 +201,31 @@ class Registry:
     # --- endpoints in order ---------------------------------------------------------------
 
     async def _each(self, question: Question, read: Callable[[Reply], Awaitable[T]]) -> T:
-        """Ask each endpoint until one delivers; raise the one error that stands for all."""
-        account = await self._accounts.account(question.repository)
+        """Ask each endpoint until one delivers; raise the one error that stands for all.
+
+        What the registry itself answers is final: a mirror of it may still have what has
+        been deleted or closed to the public.
+        """
+        account = await self._account(question)
         refusals: list[Refusal] = []
-        for endpoint in self._endpoints:
+        for number, endpoint in enumerate(self._endpoints):
             try:
-                return await self._ask(endpoint, question, account, read)
-            except AccessRefusedError:
-                what = str(question.repository)
-                error = access_refused(question.repository.upstream, question.kind, what)
-                refusals.append(Refusal(endpoint, error))
+                async with share(len(self._endpoints) - number, self._response_seconds):
+                    return await self._ask(endpoint, question, account, read)
             except MirrorError as error:
-                self._note(endpoint, question, account, error)
+                self._note(endpoint.url, question, account.name, error)
                 refusals.append(Refusal(endpoint, error))
+                if endpoint.is_registry and not isinstance(error, TroubleError):
+                    break
         raise combined(refusals)
+
+    async def _account(self, question: Question) -> Account:
+        try:
+            return await self._accounts.account(question.repository)
+        except CredentialRefusedError as error:
+            name = self._accounts.name_for(question.repository) or ANONYMOUS_NAME
+            self._note("", question, name, error)
+            raise
 
     async def _ask(
         self,
@@ -227,40 +234,42 @@ class Registry:
         account: Account,
         read: Callable[[Reply], Awaitable[T]],
     ) -> T:
-        reply = await self._exchange.ask(endpoint, question, account)
         try:
-            self._read_rate_limit(question.repository.upstream, account, reply.response.headers)
+            reply = await self._exchange.ask(endpoint, question, account)
+        except AccessRefusedError:
+            raise access_refused(self._name, question.kind, str(question.repository)) from None
+        try:
+            if not reply.foreign:
+                self._read_rate_limit(account, reply.response.headers)
             _raise_refusal(reply, question)
             return await read(reply)
         except BaseException:
-            reply.response.close()
+            # Not close(): where the answer has come whole, the connection is still good.
+            reply.response.release()
             raise
 
-    def _note(
-        self, endpoint: Endpoint, question: Question, account: Account, error: MirrorError
-    ) -> None:
-        upstream = question.repository.upstream
+    def _note(self, endpoint: str, question: Question, account: str, error: MirrorError) -> None:
         if isinstance(error, CredentialRefusedError):
-            self._metrics.upstream_credential_refused.labels(upstream, account.name).inc()
-        if isinstance(error, UpstreamTroubleError):
+            self._metrics.upstream_credential_refused.labels(self._name, account).inc()
+        if isinstance(error, TroubleError):
             _log.warning(
                 "upstream trouble",
-                upstream=upstream,
-                endpoint=endpoint.url,
+                upstream=self._name,
+                endpoint=endpoint,
+                account=account,
                 repository=question.repository.name,
                 kind=question.kind,
                 reason=str(error),
             )
 
-    def _read_rate_limit(self, upstream: str, account: Account, headers: Mapping[str, str]) -> None:
-        name = ANONYMOUS_NAME if account.is_anonymous else account.name
+    def _read_rate_limit(self, account: Account, headers: Mapping[str, str]) -> None:
         for header, gauge in (
             ("ratelimit-limit", self._metrics.ratelimit_limit),
             ("ratelimit-remaining", self._metrics.ratelimit_remaining),
         ):
             count = headers.get(header, "").partition(";")[0].strip()
             if count.isascii() and count.isdigit():
-                gauge.labels(upstream, name).set(int(count[:12]))
+                gauge.labels(self._name, account.name).set(int(count[:12]))
 
     # --- reading answers ------------------------------------------------------------------
 
@@ -280,7 +289,7 @@ class Registry:
         )
 
     async def _read(self, reply: Reply, limit_bytes: int) -> bytes:
-        _refuse_encoding(reply.response)
+        refuse_encoding(reply.response)
         body = bytearray()
         try:
             async for chunk in reply.response.content.iter_any():
@@ -293,43 +302,8 @@ class Registry:
             self._transport.received(len(body))
         return bytes(body)
 
-    async def _stream(self, reply: Reply, start: int) -> "_Stream":
-        _refuse_encoding(reply.response)
-        return _Stream(reply.response, start, self._transport)
-
-
-class _Stream:
-    """A BlobStream over aiohttp."""
-
-    def __init__(self, response: aiohttp.ClientResponse, start: int, transport: Transport) -> None:
-        self._response = response
-        self._transport = transport
-        self.endpoint = str(response.url.origin())
-        self.offset = 0
-        self.size_bytes = response.content_length
-        if response.status == 206:
-            self.offset = start
-            self.size_bytes = self._whole_size(start)
-
-    def _whole_size(self, start: int) -> int | None:
-        content_range = parse_content_range(self._response.headers.get("Content-Range", ""))
-        if content_range is None or content_range[0].start != start:
-            raise UpstreamTroubleError(f"{self.endpoint}: another range than was asked for")
-        return content_range[1]
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield what has come, in pieces of up to a few MiB."""
-        content = self._response.content
-        try:
-            while chunk := await content.readany():
-                self._transport.received(len(chunk))
-                yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise translated(error, str(self._response.url)) from None
-
-    def close(self) -> None:
-        """Give the connection back if the body was read to its end, else close it."""
-        self._response.release()
+    async def _stream(self, reply: Reply, start: int) -> HttpStream:
+        return HttpStream(reply.response, start, self._transport)
 
 
 _RETRY_AFTER: Final = "Retry-After"
@@ -377,19 +351,8 @@ async def _manifest_head(reply: Reply) -> ManifestHead | None:
 
 
 async def _blob_head(reply: Reply) -> BlobHead | None:
-    reply.response.release()
-    return BlobHead(reply.response.content_length) if reply.response.status == 200 else None
-
-
-def _refuse_encoding(response: aiohttp.ClientResponse) -> None:
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in {"identity", ""}:
-        # We asked for identity: the digest is of the bytes that were pushed (PROTOCOL C4).
-        raise UpstreamTroubleError(f"the content is encoded ({encoding[:32]!r}) unasked")
-
-
-def _range_header(span: tuple[int, int | None]) -> str | None:
-    start, stop = span
-    if not start and stop is None:
+    response = reply.response
+    response.release()
+    if response.status != 200:
         return None
-    return f"bytes={start}-" if stop is None else f"bytes={Span(start, stop).start}-{stop - 1}"
+    return BlobHead(None if is_encoded(response) else response.content_length)

@@ -4,16 +4,24 @@ Source: the distribution token specification, and PROTOCOL section 3.1 for what 
 make of it.
 """
 
+import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlencode
 
 import aiohttp
-import msgspec
 
+from mirror.domain.backoff import retry_after_seconds
 from mirror.domain.challenge import Challenge, realm_allowed
-from mirror.domain.errors import CredentialRefusedError, UpstreamTroubleError
+from mirror.domain.errors import (
+    CredentialRefusedError,
+    RateLimitedError,
+    UpstreamTimeoutError,
+    UpstreamTroubleError,
+)
 from mirror.domain.redirects import redact
 from mirror.domain.routing import Kind
 from mirror.runtime.recent import MemoryTier, Recent
@@ -67,8 +75,10 @@ class Tokens:
         tier: MemoryTier,
         upstream: str,
         same_site: Callable[[str, str], bool],
+        patience_seconds: float,
     ) -> None:
         self._transport = transport
+        self._patience_seconds = patience_seconds
         self._upstream = upstream
         self._same_site = same_site
         self._flights: SingleFlight[TokenKey, Token] = SingleFlight()
@@ -86,7 +96,7 @@ class Tokens:
         Raises:
             AccessRefusedError: the anonymous gets none.
             CredentialRefusedError: our configured account gets none.
-            UpstreamTroubleError: the token endpoint is in trouble.
+            TroubleError: the token endpoint is in trouble or limits our rate.
         """
         cached = await self._cache.get(key)
         if cached is not None and cached.value != not_this:
@@ -99,7 +109,7 @@ class Tokens:
         Raises:
             UpstreamTroubleError: it may not (CVE-2026-33540).
         """
-        realm = challenge.get("realm") or ""
+        realm = (challenge.get("realm") or "").partition("#")[0]
         if realm_allowed(realm, url, extra_hosts=extra_hosts, same_site=self._same_site):
             return realm
         raise UpstreamTroubleError(
@@ -112,22 +122,39 @@ class Tokens:
         await self._flights.close()
 
     async def _fetch(self, key: TokenKey) -> Token:
+        try:
+            # A limit of its own: whoever asks next would otherwise join what hangs.
+            async with asyncio.timeout(self._patience_seconds):
+                response, body = await self._ask(key)
+        except TimeoutError:
+            raise UpstreamTimeoutError(redact(key.realm)) from None
+        self._raise_refusal(response, key)
+        token = read_token(body, key.realm)
+        await self._cache.put(key, token, ttl_seconds=token.lifetime_seconds)
+        return token
+
+    async def _ask(self, key: TokenKey) -> tuple[aiohttp.ClientResponse, bytes]:
+        """Ask by GET, which all token endpoints know, unlike POST."""
         basic = key.account.basic()
         headers = {"Accept": "application/json", **({"Authorization": basic} if basic else {})}
         response = await self._transport.send("GET", key.url(), headers, Kind.OTHER)
         try:
-            body = await _read(response, key.realm)
+            return response, await _read(response, key.realm)
         finally:
             response.close()
-        if response.status in _REFUSED:
-            if key.account.is_anonymous:
-                raise AccessRefusedError
-            raise CredentialRefusedError(f"{redact(key.realm)}: status {response.status}")
-        if response.status != 200:
-            raise UpstreamTroubleError(f"{redact(key.realm)}: status {response.status}")
-        token = read_token(body, key.realm)
-        await self._cache.put(key, token, ttl_seconds=token.lifetime_seconds)
-        return token
+
+    def _raise_refusal(self, response: aiohttp.ClientResponse, key: TokenKey) -> None:
+        status = response.status
+        if status == 200:
+            return
+        if status in _REFUSED and key.account.is_anonymous:
+            raise AccessRefusedError
+        if status in _REFUSED:
+            raise CredentialRefusedError(f"{redact(key.realm)}: status {status}")
+        if status == 429:
+            wait = response.headers.get("Retry-After")
+            raise RateLimitedError(self._upstream, retry_after_seconds(wait, datetime.now(UTC)))
+        raise UpstreamTroubleError(f"{redact(key.realm)}: status {status}")
 
 
 async def _read(response: aiohttp.ClientResponse, realm: str) -> bytes:
@@ -149,8 +176,8 @@ def read_token(body: bytes, realm: str) -> Token:
     specification says), a string, a fraction or absurd.
     """
     try:
-        fields = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        fields = json.loads(body, parse_int=float)  # a number may have any number of digits
+    except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
         raise UpstreamTroubleError(f"{redact(realm)}: the token answer is not a JSON object")

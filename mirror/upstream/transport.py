@@ -5,8 +5,12 @@ aiohttp's client and its errors are known to this file and ``exchange.py`` only.
 
 import ssl
 import time
+from functools import cache
 from typing import Final
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import (  # type: ignore[attr-defined] # public, but not in the stubs
+    getproxies_environment,
+    proxy_bypass_environment,
+)
 
 import aiohttp
 from yarl import URL
@@ -19,7 +23,7 @@ from mirror.domain.routing import Kind
 from mirror.observe.metrics import Metrics
 from mirror.runtime import via
 from mirror.runtime.pools import Pools
-from mirror.settings import Upstream
+from mirror.settings import Upstream, UpstreamTls
 from mirror.upstream.dns import PooledResolver
 
 USER_AGENT: Final = f"mirror/{mirror.__version__}"
@@ -38,8 +42,8 @@ class Transport:
         self._pools = pools
         self._session: aiohttp.ClientSession | None = None
         self._home = {Origin.of(url) for url in upstream.endpoints}
-        self._home_tls = _tls_context(upstream, at_home=True)
-        self._foreign_tls = _tls_context(upstream, at_home=False)
+        self._home_tls = _tls_context(upstream.tls, at_home=True)
+        self._foreign_tls = _tls_context(upstream.tls, at_home=False)
 
     async def send(
         self,
@@ -141,17 +145,26 @@ def translated(error: BaseException, url: str) -> UpstreamTroubleError:
     place = redact(url)
     if isinstance(error, TimeoutError):
         return UpstreamTimeoutError(place)
-    os_error = getattr(error, "os_error", error)
-    words = os_error.strerror if isinstance(os_error, OSError) else None
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
+    words = cause.strerror if isinstance(cause, OSError) else None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        words = f"certificate not accepted, {cause.verify_message}"
     return UpstreamTroubleError(f"{place}: {words or type(error).__name__}")
 
 
-def _tls_context(upstream: Upstream, *, at_home: bool) -> ssl.SSLContext:
+@cache
+def _system_tls() -> ssl.SSLContext:
+    """Return the rules of the system, read from the disk once for all upstreams."""
+    return ssl.create_default_context()
+
+
+def _tls_context(tls: UpstreamTls, *, at_home: bool) -> ssl.SSLContext:
     """Return the TLS rules for the endpoints themselves or for where they redirect to.
 
     The client certificate and the leave to skip verification are for the former only.
     """
-    tls = upstream.tls
+    if tls == UpstreamTls():
+        return _system_tls()
     context = ssl.create_default_context()
     if tls.ca is not None:
         context.load_verify_locations(tls.ca)

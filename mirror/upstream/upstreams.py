@@ -33,7 +33,8 @@ class Upstreams:
         for name, upstream in upstreams.items():
             metrics.upstream_exists(name)
             transport = Transport(upstream, pools, metrics)
-            tokens = Tokens(transport, tier, name, same_site)
+            patience_seconds = upstream.policy.timeouts.response_seconds
+            tokens = Tokens(transport, tier, name, same_site, patience_seconds)
             self._tokens.append(tokens)
             self._registries[name] = Registry(
                 upstream,

@@ -25,6 +25,8 @@ def access_logger(metrics: Metrics) -> type[AbstractAccessLogger]:
             observe(metrics, facts, response.status)
             if facts.cut:
                 _log.warning("answer cut short", **_fields(request, response, time))
+            elif facts.left:
+                _log.info("client left", **_fields(request, response, time))
             else:
                 _log.info("request", **_fields(request, response, time))
 
@@ -52,5 +54,6 @@ def _fields(
     if facts.error:
         fields["error"] = facts.error
     if not facts.repository:
-        fields["path"] = request.path[:500]
+        # As it came: decoded it may hold what a terminal takes for a command (PROTOCOL S19).
+        fields["path"] = request.raw_path.partition("?")[0][:500]
     return fields

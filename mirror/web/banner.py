@@ -8,14 +8,12 @@ from mirror.settings import ListenAddress
 
 def banner(listen: ListenAddress, admin: ListenAddress, upstreams: Collection[str]) -> str:
     """Return the start-up text; *listen* has the port that is really bound."""
-    shown = "127.0.0.1" if listen.host in {"", "0.0.0.0", "::"} else listen.host  # noqa: S104 -- compared
-    host = f"[{shown}]" if ":" in shown else shown
-    url = f"http://{host}:{listen.port}"
-    place = f"{host}:{listen.port}"
+    place, admin_url = _reachable(listen), f"http://{_reachable(admin)}"
+    url = f"http://{place}"
     return f"""
 mirror {mirror.__version__} serves {", ".join(upstreams)}
   registry   {url}/v2/
-  metrics    http://{admin}/metrics   health  http://{admin}/readyz
+  metrics    {admin_url}/metrics   health  {admin_url}/readyz
 
 Try it     docker pull {place}/library/alpine      (Docker allows plain HTTP on 127.0.0.1)
            skopeo inspect --tls-verify=false docker://{place}/ghcr.io/stefanprodan/podinfo
@@ -39,3 +37,9 @@ CRI-O        [[registry]]
 
 Stop it with Ctrl-C. More clients and all settings: README.md and docs/.
 """
+
+
+def _reachable(address: ListenAddress) -> str:
+    """Return the address by which this machine reaches a listener."""
+    everywhere = address.host in {"", "0.0.0.0", "::"}  # noqa: S104 -- compared, not bound
+    return str(ListenAddress("127.0.0.1", address.port) if everywhere else address)

@@ -3,7 +3,6 @@
 Source: PROTOCOL section 1.1 and DESIGN, invariant 8.
 """
 
-import math
 from typing import Final
 
 import msgspec
@@ -49,12 +48,16 @@ STATUS: Final[dict[type[MirrorError], int]] = {
 }
 
 _RETRY_AFTER_SECONDS: Final = 5
-_JSON: Final = "application/json; charset=utf-8"
 
 
 def status_of(error: MirrorError) -> int:
     """Return the status for a situation: its own, or that of the nearest kind of it."""
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def code_of(error: MirrorError) -> ErrorCode:
+    """Return the code for a situation; a bad name that is 404 must say what a 404 says."""
+    return ErrorCode.NAME_UNKNOWN if isinstance(error, NameInvalidError) else error.code
 
 
 def error_body(code: ErrorCode, message: str) -> bytes:
@@ -63,13 +66,11 @@ def error_body(code: ErrorCode, message: str) -> bytes:
 
 
 def error_headers(error: MirrorError) -> dict[str, str]:
-    """Return the headers that an error answer carries besides its body's."""
-    headers = {"Content-Type": _JSON}
-    if isinstance(error, RateLimitedError):
-        seconds = error.retry_after_seconds
-        headers["Retry-After"] = str(
-            _RETRY_AFTER_SECONDS if seconds is None else math.ceil(seconds)
-        )
-    elif isinstance(error, OverloadedError):
-        headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
-    return headers
+    """Return the headers that an error answer carries besides those of all errors."""
+    match error:
+        case RateLimitedError(retry_after_seconds=int(seconds)):
+            return {"Retry-After": str(seconds)}
+        case RateLimitedError() | OverloadedError():
+            return {"Retry-After": str(_RETRY_AFTER_SECONDS)}
+        case _:
+            return {}

@@ -8,6 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
+from mirror.domain.errors import ErrorCode
 from mirror.domain.routing import Kind
 from mirror.observe.metrics import Metrics, Result
 from mirror.service.served import Served
@@ -37,6 +38,9 @@ class Facts:
     first_byte_seconds: float | None = None
     error: str = ""
     cut: bool = False
+    """The connection was closed before the announced end."""
+    left: bool = False
+    """The client went away before the end, as parallel range readers do all the time."""
 
     def head_is_out(self) -> None:
         """Note the moment at which the head of the answer goes out."""
@@ -61,7 +65,7 @@ def cache_status(served: Served) -> str:
     ttl = "" if served.ttl_seconds is None else f"; ttl={int(served.ttl_seconds)}"
     if served.result is Result.STALE:
         return f"mirror; hit{ttl}; detail={served.reason}"
-    word = _RESULT_WORDS[served.result]
+    word = _RESULT_WORDS[served.result] if served.kept else "fwd-status=200"
     if served.forwarded is None:
         return f"mirror; {word}{ttl}"
     return f"mirror; fwd={served.forwarded}; {word}"
@@ -73,6 +77,11 @@ def served_headers(served: Served) -> dict[str, str]:
     if served.result is Result.STALE:
         headers["Warning"] = f'299 - "stale: {served.reason}"'
     return headers
+
+
+def error_status(code: ErrorCode) -> str:
+    """Return the Cache-Status of an answer without content: RFC 9211 leaves ``detail`` to us."""
+    return f"mirror; detail={code}"
 
 
 def observe(metrics: Metrics, facts: Facts, status: int) -> None:

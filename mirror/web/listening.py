@@ -17,14 +17,15 @@ def listen(address: ListenAddress, key: str) -> socket.socket:
     """Return a listening socket.
 
     Args:
-        address: Where; no host means all addresses, IPv6 as well where there is IPv6.
+        address: Where; no host and ``::`` mean all addresses, IPv6 as well where there is
+            IPv6, and IPv4 as well.
         key: The configuration key to name when it fails, such as ``server.listen``.
 
     Raises:
         ListenError: the port is in use, or the address is not ours.
     """
     try:
-        if address.host:
+        if address.host not in {"", "::"}:
             return _on_host(address)
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET

@@ -1,6 +1,6 @@
 """The registry listener: ``/v2/…`` for reading, and nothing else."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -23,14 +23,16 @@ from mirror.service.blobs import Blobs
 from mirror.service.lists import Listing, Lists
 from mirror.service.manifests import Manifests
 from mirror.service.served import Served
-from mirror.transfer.bodies import Body
-from mirror.web.errors import error_body, error_headers, status_of
-from mirror.web.exchange import Facts, facts_of, served_headers
+from mirror.transfer.bodies import Body, FilePart
+from mirror.web.errors import code_of, error_body, error_headers, status_of
+from mirror.web.exchange import Facts, error_status, facts_of, served_headers
 from mirror.web.sending import Sender
 
 API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
 _BLOB_TYPE: Final = "application/octet-stream"
 _YEAR: Final = "max-age=31536000, immutable"
+_AT_ONCE_BYTES: Final = 64 * 1024
+"""A larger answer waits for its client, so it goes where waiting has a limit."""
 _log = get_logger("web")
 
 Handler = Callable[[web.BaseRequest, Route, Facts], Awaitable[web.StreamResponse]]
@@ -70,18 +72,18 @@ class RegistryApi:
         try:
             return await self._answer(request, facts)
         except MirrorError as error:
-            facts.error = str(error)
-            return _answer(facts, status_of(error), error_headers(error), _body_of(error), request)
+            facts.error, facts.result = str(error), Result.ERROR
+            return _error(request, facts, status_of(error), code_of(error), error_headers(error))
         except Exception:  # noqa: BLE001 -- the isolation point: a bug answers 503, once
             _log.exception("a request failed unexpectedly", request_id=facts.request_id)
-            facts.error = "internal error"
-            body = error_body(ErrorCode.UNKNOWN, f"internal error, request {facts.request_id}")
-            return _answer(facts, 503, {"Content-Type": "application/json"}, body, request)
+            facts.error, facts.result = f"internal error, request {facts.request_id}", Result.ERROR
+            return _error(request, facts, 503, ErrorCode.UNKNOWN, {})
 
     async def _answer(self, request: web.BaseRequest, facts: Facts) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
         if request.method not in {"GET", "HEAD"}:
-            return _not_allowed(facts, request)
+            facts.error = "this mirror is for reading: GET and HEAD only"
+            return _error(request, facts, 405, ErrorCode.UNSUPPORTED, {"Allow": "GET, HEAD"})
         chain = ", ".join(request.headers.getall(hdrs.VIA, []))
         if via.is_loop(chain):
             raise LoopError
@@ -97,7 +99,8 @@ class RegistryApi:
         self, request: web.BaseRequest, _route: Route, facts: Facts
     ) -> web.StreamResponse:
         facts.result = Result.HIT
-        return _answer(facts, 200, {"Content-Type": "application/json"}, b"{}", request)
+        headers = {"Content-Type": "application/json", **served_headers(Served(Result.HIT))}
+        return _answer(request, facts, 200, headers, b"{}")
 
     async def _manifest(
         self, request: web.BaseRequest, route: Route, facts: Facts
@@ -115,7 +118,7 @@ class RegistryApi:
             **served_headers(served),
             **_namespace(route),
         }
-        return _content(request, facts, headers, manifest.content)
+        return await self._content(request, facts, headers, manifest.content)
 
     async def _blob(
         self, request: web.BaseRequest, route: Route, facts: Facts
@@ -128,7 +131,8 @@ class RegistryApi:
             **_identity(digest),
             **_namespace(route),
         }
-        if request.method == "HEAD":
+        if request.method == "HEAD" or _has_already(request, digest):
+            # Who has the bytes already must not make us fetch them.
             size_bytes, served = await self._blobs.size_bytes(repository, digest)
             facts.result = served.result
             return _blob_head(request, facts, {**headers, **served_headers(served)}, size_bytes)
@@ -136,8 +140,6 @@ class RegistryApi:
         facts.result = served.result
         headers |= served_headers(served)
         try:
-            if _matches(request.headers.getall(hdrs.IF_NONE_MATCH, []), digest):
-                return _answer(facts, 304, headers, b"", request)
             return await self._send_blob(request, facts, headers, body)
         finally:
             await body.close()
@@ -145,9 +147,9 @@ class RegistryApi:
     async def _send_blob(
         self, request: web.BaseRequest, facts: Facts, headers: dict[str, str], body: Body
     ) -> web.StreamResponse:
-        span = _span(request, body.size_bytes)
+        span = _span(request, body.size_bytes, headers["Docker-Content-Digest"])
         if isinstance(span, Unsatisfiable):
-            return _unsatisfiable(facts, headers, body.size_bytes, request)
+            return _unsatisfiable(request, facts, headers, body.size_bytes)
         response = web.StreamResponse(headers={**headers, **_common(facts)})
         response.content_length = body.size_bytes
         if span is not None and body.size_bytes is not None:
@@ -157,11 +159,41 @@ class RegistryApi:
         await self._sender.send(request, response, body.parts(span), facts)
         return response
 
+    async def _content(
+        self, request: web.BaseRequest, facts: Facts, headers: dict[str, str], content: bytes
+    ) -> web.StreamResponse:
+        """Answer with the conditions and ranges that blobs have, too (PROTOCOL C7)."""
+        if _has_already(request, headers["Docker-Content-Digest"]):
+            return _answer(request, facts, 304, headers, b"")
+        span = _span(request, len(content), headers["Docker-Content-Digest"])
+        if isinstance(span, Unsatisfiable):
+            return _unsatisfiable(request, facts, headers, len(content))
+        if span is None:
+            return await self._whole(request, facts, 200, headers, content)
+        headers["Content-Range"] = span.content_range(len(content))
+        return await self._whole(request, facts, 206, headers, content[span.start : span.stop])
+
+    async def _whole(
+        self,
+        request: web.BaseRequest,
+        facts: Facts,
+        status: int,
+        headers: dict[str, str],
+        content: bytes,
+    ) -> web.StreamResponse:
+        """Answer with bytes that are in memory."""
+        if len(content) <= _AT_ONCE_BYTES or request.method == "HEAD":
+            return _answer(request, facts, status, headers, content)
+        response = web.StreamResponse(status=status, headers={**headers, **_common(facts)})
+        response.content_length = len(content)
+        await self._sender.send(request, response, _one_part(content), facts)
+        return response
+
     async def _tags(
         self, request: web.BaseRequest, route: Route, facts: Facts
     ) -> web.StreamResponse:
         listing, served = await self._lists.tags(_repository(route), route.query)
-        return _listing(request, route, facts, listing, served)
+        return await self._listing(request, route, facts, listing, served)
 
     async def _referrers(
         self, request: web.BaseRequest, route: Route, facts: Facts
@@ -169,7 +201,7 @@ class RegistryApi:
         listing, served = await self._lists.referrers(
             _repository(route), _digest(route), route.query
         )
-        return _listing(request, route, facts, listing, served)
+        return await self._listing(request, route, facts, listing, served)
 
     async def _catalog(
         self, request: web.BaseRequest, route: Route, facts: Facts
@@ -177,14 +209,29 @@ class RegistryApi:
         if not self._catalog_is_open:
             raise NameUnknownError("the catalogue is closed (server.catalog: false)")
         listing = await self._lists.catalog(route.query)
-        return _listing(request, route, facts, listing, Served(Result.HIT))
+        return await self._listing(request, route, facts, listing, Served(Result.HIT))
+
+    async def _listing(
+        self, request: web.BaseRequest, route: Route, facts: Facts, listing: Listing, served: Served
+    ) -> web.StreamResponse:
+        facts.result = served.result
+        headers = {
+            "Content-Type": listing.media_type,
+            **served_headers(served),
+            **_namespace(route),
+        }
+        if listing.next_query is not None:
+            headers["Link"] = f'<{route.link(listing.next_query)}>; rel="next"'
+        if listing.filtered:
+            headers["OCI-Filters-Applied"] = "artifactType"
+        return await self._whole(request, facts, 200, headers, listing.content)
 
 
 # --- answers ---------------------------------------------------------------------------------
 
 
 def _answer(
-    facts: Facts, status: int, headers: dict[str, str], body: bytes, request: web.BaseRequest
+    request: web.BaseRequest, facts: Facts, status: int, headers: dict[str, str], body: bytes
 ) -> web.Response:
     """Return a small answer; to a HEAD it has the length of the body but no body."""
     response = web.Response(status=status, headers={**headers, **_common(facts)})
@@ -196,19 +243,20 @@ def _answer(
     return response
 
 
-def _content(
-    request: web.BaseRequest, facts: Facts, headers: dict[str, str], content: bytes
+def _error(
+    request: web.BaseRequest,
+    facts: Facts,
+    status: int,
+    code: ErrorCode,
+    headers: dict[str, str],
 ) -> web.Response:
-    """Return small content with the conditions and ranges that blobs have (PROTOCOL C7)."""
-    if _matches(request.headers.getall(hdrs.IF_NONE_MATCH, []), headers["Docker-Content-Digest"]):
-        return _answer(facts, 304, headers, b"", request)
-    span = _span(request, len(content))
-    if isinstance(span, Unsatisfiable):
-        return _unsatisfiable(facts, headers, len(content), request)
-    if span is None:
-        return _answer(facts, 200, headers, content, request)
-    headers["Content-Range"] = span.content_range(len(content))
-    return _answer(facts, 206, headers, content[span.start : span.stop], request)
+    """Return the JSON of an error; what is said is what was noted for the log."""
+    own = {"Content-Type": "application/json", "Cache-Status": error_status(code)}
+    return _answer(request, facts, status, {**own, **headers}, error_body(code, facts.error))
+
+
+async def _one_part(content: bytes) -> AsyncGenerator[FilePart | bytes, None]:
+    yield content
 
 
 def _blob_head(
@@ -218,42 +266,19 @@ def _blob_head(
     response = web.StreamResponse(headers={**headers, **_common(facts)})
     if size_bytes is not None:
         response.content_length = size_bytes
-    if _matches(request.headers.getall(hdrs.IF_NONE_MATCH, []), headers["Docker-Content-Digest"]):
+    if _has_already(request, headers["Docker-Content-Digest"]):
         response.set_status(304)
     facts.head_is_out()
     return response
 
 
 def _unsatisfiable(
-    facts: Facts, headers: dict[str, str], size_bytes: int | None, request: web.BaseRequest
+    request: web.BaseRequest, facts: Facts, headers: dict[str, str], size_bytes: int | None
 ) -> web.Response:
     facts.result = Result.ERROR
     kept = {name: headers[name] for name in ("Cache-Status", "Docker-Content-Digest")}
     kept["Content-Range"] = f"bytes */{size_bytes}"
-    return _answer(facts, 416, kept, b"", request)
-
-
-def _listing(
-    request: web.BaseRequest, route: Route, facts: Facts, listing: Listing, served: Served
-) -> web.StreamResponse:
-    facts.result = served.result
-    headers = {"Content-Type": listing.media_type, **served_headers(served), **_namespace(route)}
-    if listing.next_query is not None:
-        headers["Link"] = f'<{route.link(listing.next_query)}>; rel="next"'
-    if listing.filtered:
-        headers["OCI-Filters-Applied"] = "artifactType"
-    return _answer(facts, 200, headers, listing.content, request)
-
-
-def _not_allowed(facts: Facts, request: web.BaseRequest) -> web.StreamResponse:
-    facts.error = "method not allowed"
-    body = error_body(ErrorCode.UNSUPPORTED, "this mirror is for reading: GET and HEAD only")
-    headers = {"Allow": "GET, HEAD", "Content-Type": "application/json"}
-    return _answer(facts, 405, headers, body, request)
-
-
-def _body_of(error: MirrorError) -> bytes:
-    return error_body(error.code, str(error))
+    return _answer(request, facts, 416, kept, b"")
 
 
 # --- headers ---------------------------------------------------------------------------------
@@ -274,15 +299,21 @@ def _namespace(route: Route) -> dict[str, str]:
     return {"OCI-Namespace": route.repository.upstream}
 
 
-def _matches(if_none_match: Iterable[str], digest: Digest | str) -> bool:
-    etags = {part.strip().removeprefix("W/") for line in if_none_match for part in line.split(",")}
+def _has_already(request: web.BaseRequest, digest: Digest | str) -> bool:
+    """Tell whether the client says that it has this content (RFC 9110 section 13.1.2)."""
+    lines: Iterable[str] = request.headers.getall(hdrs.IF_NONE_MATCH, [])
+    etags = {part.strip().removeprefix("W/") for line in lines for part in line.split(",")}
     return f'"{digest}"' in etags or "*" in etags
 
 
-def _span(request: web.BaseRequest, size_bytes: int | None) -> Span | Unsatisfiable | None:
+def _span(
+    request: web.BaseRequest, size_bytes: int | None, digest: str
+) -> Span | Unsatisfiable | None:
     lines = request.headers.getall(hdrs.RANGE, [])
     if len(lines) != 1 or size_bytes is None or request.method != "GET":
         return None
+    if request.headers.get(hdrs.IF_RANGE, f'"{digest}"') != f'"{digest}"':
+        return None  # the client has a part of something else (RFC 9110 section 13.1.5)
     return select(lines[0], size_bytes)
 
 

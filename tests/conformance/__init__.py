@@ -1,0 +1,1 @@
+"""The official conformance suites of the OCI Distribution Specification, run by ``run``."""
