@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ StartClient = Callable[[type[Client], Mirror], Client]
 
 
 def pytest_sessionstart() -> None:
+    # A CI that gives up sends SIGTERM: end as on Ctrl-C, so that no daemon is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if os.geteuid() != 0:
         pytest.exit("tests/e2e starts container daemons: run it as root", returncode=2)
