@@ -65,7 +65,9 @@ def cache_status(served: Served) -> str:
     ttl = "" if served.ttl_seconds is None else f"; ttl={int(served.ttl_seconds)}"
     if served.result is Result.STALE:
         return f"mirror; hit{ttl}; detail={served.reason}"
-    word = _RESULT_WORDS[served.result] if served.kept else "fwd-status=200"
+    word = _RESULT_WORDS[served.result]
+    if served.result is Result.MISS and not served.kept:
+        word = "fwd-status=200"
     if served.forwarded is None:
         return f"mirror; {word}{ttl}"
     return f"mirror; fwd={served.forwarded}; {word}"

@@ -1,4 +1,4 @@
-"""Tags, referrers and the catalogue: proxied, paged, kept, and never invented."""
+"""Tags and the catalogue: proxied, paged, kept."""
 
 import asyncio
 import json
@@ -11,18 +11,15 @@ from mirror.settings import Policy, Server
 from tests.fakes import answers, faults, profiles
 from tests.fakes.answers import Answer
 from tests.fakes.clock import FakeClock
-from tests.fakes.content import OCI_INDEX, OCI_MANIFEST, artifact, image
-from tests.fakes.pages import fallback_tag
-from tests.fakes.registry import FakeRegistry, RegistryOptions
+from tests.fakes.content import artifact, image
+from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Kind, Recorded
 from tests.harness import ANY_PORT, QUICK, Got, Mirror, mirror_of
-from tests.unit.web.wire import NOWHERE, REPOSITORY, ask, manifest_path
+from tests.unit.web.wire import REPOSITORY, all_pages, following, manifest_path
 
 TAGS = f"/v2/{REPOSITORY}/tags/list"
 SUBJECT = image()
 REFERRERS = f"/v2/{REPOSITORY}/referrers/{SUBJECT.digest}"
-SBOM = artifact(SUBJECT)
-SIGNATURE = artifact(SUBJECT, artifact_type="application/vnd.example.signature", content=b"s")
 ELSEWHERE = "https://evil.example:9/v2/other/repository/tags/list"
 
 
@@ -32,37 +29,8 @@ def tag(upstream: FakeRegistry, count: int) -> list[str]:
     return names
 
 
-def refer(upstream: FakeRegistry) -> None:
-    for manifest in (SUBJECT, SBOM, SIGNATURE):
-        upstream.push(REPOSITORY, manifest)
-
-
 def tags_of(got: Got) -> list[str]:
     return list(json.loads(got.body)["tags"])
-
-
-def digests_of(got: Got) -> set[str]:
-    return {entry["digest"] for entry in json.loads(got.body)["manifests"]}
-
-
-def following(got: Got) -> str | None:
-    link = got.headers.get("Link")
-    if link is None:
-        return None
-    assert link.endswith('>; rel="next"')
-    return link[1:].partition(">")[0]
-
-
-async def all_pages(mirror: Mirror, first: str) -> list[Got]:
-    pages, path = [], first
-    while True:
-        pages.append(await mirror.get(path))
-        nearby = following(pages[-1])
-        if nearby is None:
-            return pages
-        assert nearby.startswith(first.partition("?")[0] + "?")
-        assert len(pages) < 20
-        path = nearby
 
 
 # --- tags ------------------------------------------------------------------------------------
@@ -242,7 +210,7 @@ async def test_lists_are_stale_in_an_outage_and_gone_when_upstream_says_so(
     tmp_path: Path, upstream: FakeRegistry, clock: FakeClock, path: str
 ) -> None:
     tag(upstream, 2)
-    refer(upstream)
+    upstream.push(REPOSITORY, artifact(SUBJECT))
     policy = Policy(timeouts=QUICK, stale_if_error_seconds=3600)
     async with mirror_of(
         tmp_path / "cache", {"docker.io": upstream}, clock=clock, policy=policy
@@ -267,139 +235,6 @@ async def test_lists_are_stale_in_an_outage_and_gone_when_upstream_says_so(
         upstream.fail(faults.status(503))
         clock.advance(3600)
         assert (await mirror.get(path)).status == 502
-
-
-# --- referrers -------------------------------------------------------------------------------
-
-
-async def test_referrers(mirror: Mirror, upstream: FakeRegistry) -> None:
-    refer(upstream)
-
-    cold, warm = await mirror.get(REFERRERS), await mirror.get(REFERRERS)
-    some = await mirror.get(f"{REFERRERS}?artifactType=application/vnd.example.signature")
-
-    assert digests_of(cold) == {SBOM.digest, SIGNATURE.digest}
-    assert warm.body == cold.body
-    assert cold.headers["Content-Type"] == some.headers["Content-Type"] == OCI_INDEX
-    assert "OCI-Filters-Applied" not in cold.headers
-    assert digests_of(some) == {SIGNATURE.digest}
-    assert some.headers["OCI-Filters-Applied"] == "artifactType"
-    assert upstream.count(kind="referrers") == 2
-
-
-@pytest.mark.parametrize("api", ["api", "api without filter", "fallback tag"])
-async def test_referrers_are_filtered_here_where_upstream_does_not(
-    tmp_path: Path, api: str
-) -> None:
-    options = RegistryOptions(
-        referrers_api=api != "fallback tag", referrers_filter=api == "api", fallback_tags=True
-    )
-    async with FakeRegistry(options) as upstream:
-        refer(upstream)
-        async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
-            got = await mirror.get(f"{REFERRERS}?artifactType=application/vnd.example.sbom%2Bjson")
-            every = await mirror.get(REFERRERS)
-
-    assert digests_of(got) == {SBOM.digest}
-    assert got.headers["OCI-Filters-Applied"] == "artifactType"
-    assert digests_of(every) == {SBOM.digest, SIGNATURE.digest}
-    assert got.headers["Content-Type"] == every.headers["Content-Type"] == OCI_INDEX
-
-
-@pytest.mark.parametrize("filters", [True, False])
-async def test_referrers_page_by_page(
-    mirror: Mirror, upstream: FakeRegistry, *, filters: bool
-) -> None:
-    refer(upstream)
-    upstream.options.referrers_page_limit = 1
-    upstream.options.referrers_filter = filters
-
-    every = await all_pages(mirror, REFERRERS)
-    some = await all_pages(mirror, f"{REFERRERS}?artifactType=application/vnd.example.signature")
-
-    assert [digests_of(page) for page in every] == [{SBOM.digest}, {SIGNATURE.digest}]
-    assert set().union(*map(digests_of, some)) == {SIGNATURE.digest}
-    assert all(page.headers["OCI-Filters-Applied"] == "artifactType" for page in some)
-
-
-async def test_the_filter_goes_on_where_the_link_of_upstream_forgets_it(
-    mirror: Mirror, upstream: FakeRegistry
-) -> None:
-    refer(upstream)
-    upstream.options.referrers_filter = False
-    upstream.fail(faults.header("Link", f'<{REFERRERS}?page=1>; rel="next"'), kind="referrers")
-
-    got = await mirror.get(f"{REFERRERS}?artifactType=a/b")
-
-    assert following(got) == f"{REFERRERS}?page=1&artifactType=a%2Fb"
-
-
-async def test_nothing_refers_to_it(mirror: Mirror, upstream: FakeRegistry) -> None:
-    tag(upstream, 1)
-    path = f"/v2/{REPOSITORY}/referrers/{NOWHERE}"
-    for upstream.options.referrers_api in (True, False):
-        got = await ask(mirror, path)
-        assert got.status == 200
-        assert got.header("Content-Type") == OCI_INDEX
-        document = json.loads(got.body)
-        assert (document["schemaVersion"], document["mediaType"]) == (2, OCI_INDEX)
-        assert document["manifests"] == []
-        path = path.replace("0" * 64, "1" * 64)
-
-
-async def test_trouble_is_never_an_empty_list(tmp_path: Path, upstream: FakeRegistry) -> None:
-    refer(upstream)
-    troubles = {
-        "503": (faults.status(503), "referrers", 502),
-        "429": (faults.too_many_requests(), "referrers", 503),
-        "504": (faults.status(504), "referrers", 504),
-        "rst": (faults.no_answer(rst=True), "referrers", 502),
-        "hang": (faults.hang(), "referrers", 504),
-        "no index": (faults.body(b"[]", OCI_INDEX), "referrers", 502),
-        "fallback 503": (faults.status(503), "manifest", 502),
-        "fallback html": (faults.html(), "manifest", 502),
-        "forbidden": (faults.status(403), "referrers", 403),
-    }
-    quick = QUICK.model_copy(update={"response_seconds": 0.3})
-    async with mirror_of(
-        tmp_path / "cache", {"docker.io": upstream}, policy=Policy(timeouts=quick)
-    ) as mirror:
-        for name, (fault, kind, status) in troubles.items():
-            upstream.options.referrers_api = kind == "referrers"
-            upstream.fail(fault, kind=kind)
-            for _ in range(2):  # nothing of it is remembered
-                assert (await mirror.get(REFERRERS)).status == status, name
-            upstream.heal()
-        upstream.options.referrers_api = True
-        assert digests_of(await mirror.get(REFERRERS)) == {SBOM.digest, SIGNATURE.digest}
-
-
-async def test_a_fallback_tag_that_is_no_index_lists_nothing(
-    mirror: Mirror, upstream: FakeRegistry
-) -> None:
-    upstream.options.referrers_api = False
-    upstream.push(REPOSITORY, SUBJECT, [fallback_tag(SUBJECT.digest)])
-
-    got = await mirror.get(REFERRERS)
-
-    assert digests_of(got) == set()
-    assert SUBJECT.media_type == OCI_MANIFEST
-
-
-async def test_a_stale_fallback_tag_makes_no_fresh_list(
-    mirror: Mirror, upstream: FakeRegistry, clock: FakeClock
-) -> None:
-    upstream.options.referrers_api = False
-    upstream.options.fallback_tags = True
-    refer(upstream)
-    before = await mirror.get(REFERRERS)
-    clock.advance(601)
-    upstream.fail(faults.status(503), kind="manifest")
-
-    for _ in range(2):
-        stale = await mirror.get(REFERRERS)
-        assert stale.body == before.body
-        assert "detail=upstream-trouble" in stale.cache_status
 
 
 # --- catalogue -------------------------------------------------------------------------------

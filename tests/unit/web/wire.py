@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from tests.fakes.clients import RawAnswer, RawClient, compose
 from tests.fakes.clients import get as raw_get
-from tests.harness import Mirror
+from tests.harness import Got, Mirror
 
 REPOSITORY = "library/alpine"
 NOWHERE = "sha256:" + "0" * 64
@@ -47,3 +47,23 @@ async def everything(
                 received += await client.read(1)
         except EOFError:
             return bytes(received)
+
+
+def following(got: Got) -> str | None:
+    link = got.headers.get("Link")
+    if link is None:
+        return None
+    assert link.endswith('>; rel="next"')
+    return link[1:].partition(">")[0]
+
+
+async def all_pages(mirror: Mirror, first: str) -> list[Got]:
+    pages, path = [], first
+    while True:
+        pages.append(await mirror.get(path))
+        nearby = following(pages[-1])
+        if nearby is None:
+            return pages
+        assert nearby.startswith(first.partition("?")[0] + "?")
+        assert len(pages) < 20
+        path = nearby
