@@ -127,7 +127,7 @@ class Blobs:
     ) -> None:
         """Note that upstream answered, if there is room; its answer is good either way."""
         try:
-            await self._store.answered_blob(repository, digest, scope, size_bytes)
+            await self._store.answered_blob(repository, digest, scope, size_bytes, fetched=False)
         except OSError as error:
             _log.error("an answer could not be kept", repository=str(repository), reason=str(error))
 

@@ -22,6 +22,7 @@ Row = TypeVar("Row", ObjectRow, LinkRow, TagRow, DocumentRow, Totals)
 _ROWS_PER_TRANSACTION: Final = 500
 _QUEUE: Final = "lru"
 _TOTALS: Final = "totals"
+_WHOLE: Final = "whole"
 _INLINE_MAX_BYTES: Final = 2**30
 _PLACES_PER_SECOND: Final = 100_000
 _PLACES_TRIED: Final = 8
@@ -112,6 +113,14 @@ class Index:
         """Yield all keys."""
         for key in self._cache.iterkeys():
             yield str(key)
+
+    def is_whole(self) -> bool:
+        """Return whether every fact of ``refs/`` and ``blobs/`` has been written here."""
+        return self._cache.get(_WHOLE, retry=True) is not None
+
+    def mark_whole(self) -> None:
+        """Note that every fact is here."""
+        self._cache.set(_WHOLE, b"1", retry=True)
 
     def close(self) -> None:
         """Close the database."""

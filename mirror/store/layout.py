@@ -11,10 +11,12 @@
     VERSION
 """
 
+import fcntl
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from mirror.domain.names import Digest, Repository, Tag
 
@@ -55,6 +57,23 @@ class Layout:
                 f"the cache directory {self.root} has the layout {found[:32]!r}, this program "
                 f"knows {VERSION!r}; use another directory or the program that wrote it"
             )
+
+    def lock(self) -> BinaryIO:
+        """Claim the directory for this process, until the returned file is closed.
+
+        Raises:
+            LayoutError: another mirror uses it; both would remove each other's downloads.
+        """
+        file = (self.root / "VERSION").open("rb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise LayoutError(
+                f"the cache directory {self.root} is used by another mirror; stop that, or set "
+                "cache.directory (MIRROR_CACHE__DIRECTORY) to another directory"
+            ) from None
+        return file
 
     @property
     def index(self) -> Path:
@@ -106,7 +125,8 @@ def sync_directory(path: Path) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a small file so that at any moment the old or the new one is there, whole."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scratch = path.with_name(f"~{path.name}"[:255])
+    # A name of its own: two may write the same fact at the same moment.
+    scratch = path.with_name(f"~{path.name}~{secrets.token_hex(4)}")
     with scratch.open("wb") as file:
         file.write(content)
         file.flush()

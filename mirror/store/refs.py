@@ -44,6 +44,8 @@ class BlobRef(msgspec.Struct, frozen=True):
     scope: str
     size_bytes: int | None
     answered_at: float
+    fetched: bool = False
+    """The bytes came from this repository; else upstream has only said that it has them."""
 
 
 class Refs:

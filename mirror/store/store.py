@@ -20,9 +20,9 @@ from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier, Recent
 from mirror.settings import Cache
 from mirror.store.facts import Facts
-from mirror.store.index import Index
 from mirror.store.layout import Layout, sync_directory
 from mirror.store.partial import Partial
+from mirror.store.recovery import open_index
 from mirror.store.refs import BlobRef, ManifestRef, Refs, TagRef
 from mirror.store.rows import LinkRow, ObjectKind, ObjectRow, TagRow
 from mirror.store.space import Space
@@ -76,7 +76,9 @@ class Store:
     ) -> None:
         self._layout = Layout(settings.directory)
         self._layout.prepare()
-        self._index = Index(self._layout.index)
+        self._lock = self._layout.lock()
+        self.refs = Refs(self._layout)
+        self._index = open_index(self._layout, self.refs)
         self._pools = pools
         self._metrics = metrics
         self._clock = clock
@@ -86,7 +88,6 @@ class Store:
         self._manifests: Recent[Manifest] = Recent(
             tier, "manifest", lambda manifest: 2 * manifest.size_bytes + 1000
         )
-        self.refs = Refs(self._layout)
         self.facts = Facts(self._index, pools, tier)
         self.space = Space(settings.directory, settings.max_size, settings.min_free)
         self._sweep_partials()
@@ -171,18 +172,26 @@ class Store:
         await self._add_object(digest, partial.length_bytes, "blob", scope)
 
     async def answered_blob(
-        self, repository: Repository, digest: Digest, scope: str, size_bytes: int | None
+        self,
+        repository: Repository,
+        digest: Digest,
+        scope: str,
+        size_bytes: int | None,
+        *,
+        fetched: bool,
     ) -> None:
-        """Note that upstream answered for a blob of a repository.
+        """Note that upstream answered for a blob of a repository, or sent it (*fetched*).
 
-        A file says so only where no manifest of the repository makes the link anyway.
+        A file says so where no manifest of the repository makes the link anyway, and always
+        where credentials were used: it keeps the bytes private when the index is made anew.
         """
         link = await self.facts.link(repository, digest, LinkKind.BLOB)
         now = self._clock.wall()
-        if link is not None and link.answered_at:
+        private = scope != ANONYMOUS_SCOPE
+        if link is not None and link.answered_at and not (fetched and private):
             return
-        if link is None or scope != ANONYMOUS_SCOPE:
-            ref = BlobRef(scope, size_bytes, now)
+        if link is None or private:
+            ref = BlobRef(scope, size_bytes, now, fetched)
             await self._pools.fill.run(self.refs.put_blob, repository, digest, ref)
         row = LinkRow(size_bytes, link.media_type if link else None, now)
         await self.facts.put_link(repository, digest, LinkKind.BLOB, row)
@@ -191,9 +200,9 @@ class Store:
         """Keep a verified manifest that upstream sent for *repository*, and its links."""
         now = self._clock.wall()
         digest, size_bytes = manifest.digest, manifest.size_bytes
-        await self._keep_bytes(digest, manifest.content, "manifest", scope, repository)
         ref = ManifestRef(manifest.media_type, scope, size_bytes, now, now)
         await self._pools.fill.run(self.refs.put_manifest, repository, digest, ref)
+        await self._keep_bytes(digest, manifest.content, "manifest", scope, repository)
         await self.facts.add_links(repository, manifest.links)
         row = LinkRow(size_bytes, manifest.media_type, now)
         await self.facts.put_link(repository, digest, LinkKind.MANIFEST, row)
@@ -241,6 +250,7 @@ class Store:
         """Write what is pending and close the index."""
         await self.flush()
         await self._pools.index_write.run(self._index.close)
+        self._lock.close()
 
     # --- inside ----------------------------------------------------------------------------
 

@@ -308,8 +308,8 @@ class Fill:
     async def _commit(self, store: Store, source: Repository) -> None:
         if self._partial is None or self.size_bytes is None:
             raise RuntimeError("a fill cannot be committed before it is verified")
+        await store.answered_blob(source, self.digest, self.scope, self.size_bytes, fetched=True)
         await store.commit_blob(self._partial, self.digest, self.scope)
-        await store.answered_blob(source, self.digest, self.scope, self.size_bytes)
 
     def _show(self) -> None:
         """Let readers have what is on disk, but for the last bytes."""
