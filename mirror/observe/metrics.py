@@ -7,7 +7,13 @@ import platform
 from enum import StrEnum
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -45,6 +51,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each
         self._requests(registry)
         self._upstreams(registry)
         self._fills(registry)
@@ -201,10 +208,10 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
-        build_info = Gauge(
+        self.build_info = Gauge(
             "mirror_build_info", "Always 1.", ["version", "python"], registry=registry
         )
-        build_info.labels(mirror.__version__, platform.python_version()).set(1)
+        self.build_info.labels(mirror.__version__, platform.python_version()).set(1)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
 
