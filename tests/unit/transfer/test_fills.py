@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.settings import Fill
+from mirror.settings import Fill, Policy, Timeouts
 from mirror.settings.units import SizeOrShare
 from tests.fakes import faults
 from tests.fakes.content import blob, image
@@ -112,7 +112,10 @@ async def test_a_range_far_ahead_of_a_slow_fill_is_forwarded(
     upstream.push_blob(REPOSITORY, pushed)
     gate = upstream.hold_body(pushed.digest, after_bytes=1000, times=1)
     at_once = Fill(range_wait_seconds=0)
-    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}, fill=at_once) as mirror:
+    patient = Policy(timeouts=Timeouts(idle_seconds=30))  # or the held fill would be resumed
+    async with mirror_of(
+        tmp_path / "cache", {"docker.io": upstream}, fill=at_once, policy=patient
+    ) as mirror:
         first = asyncio.create_task(mirror.get(path(pushed.digest)))
         await gate.reached.wait()
         got = await mirror.get(path(pushed.digest), {"Range": "bytes=3000000-3000999"})
