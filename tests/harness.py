@@ -100,6 +100,14 @@ class Mirror:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
+    async def becomes(self, name: str, value: float) -> None:
+        """Wait until a metric has a value."""
+        async with asyncio.timeout(10):
+            while True:
+                if await self.metric(name) == value:
+                    return
+                await asyncio.sleep(0)  # let the mirror, in the same loop, go on
+
     def stored(self, digest: str) -> Path:
         """Return where an object stands if it is stored."""
         algorithm, _, hex_digits = digest.partition(":")
