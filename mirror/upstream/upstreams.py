@@ -1,6 +1,8 @@
 """All configured upstreams by name."""
 
 from collections.abc import Mapping
+from functools import cache
+from typing import Final
 
 from publicsuffixlist import PublicSuffixList
 
@@ -15,6 +17,24 @@ from mirror.upstream.registry import Registry
 from mirror.upstream.tokens import Tokens
 from mirror.upstream.transport import Transport
 
+_SHARED: Final = frozenset(
+    {"amazonaws.com", "amazonaws.com.cn", "azurecr.io", "jfrog.io", "pkg.dev"}
+)
+"""Domains in which everybody can have a host, and that the public suffix list does not have."""
+
+
+@cache
+def _suffixes() -> PublicSuffixList:
+    """Return the list, read once: that takes a tenth of a second."""
+    return PublicSuffixList()
+
+
+def same_site(host: str, other: str) -> bool:
+    """Tell whether two host names have one owner: one registrable domain (eTLD+1)."""
+    site: str | None = _suffixes().privatesuffix(host)
+    is_owned = site is not None and site not in _SHARED
+    return is_owned and site == _suffixes().privatesuffix(other)
+
 
 class Upstreams:
     """Builds a registry client for each upstream of the configuration."""
@@ -22,14 +42,10 @@ class Upstreams:
     def __init__(
         self, upstreams: Mapping[str, Upstream], pools: Pools, tier: MemoryTier, metrics: Metrics
     ) -> None:
-        suffixes = PublicSuffixList()
         self._tokens: list[Tokens] = []
         self._registries: dict[str, Registry] = {}
 
-        def same_site(host: str, other: str) -> bool:
-            site: str | None = suffixes.privatesuffix(host)
-            return site is not None and site == suffixes.privatesuffix(other)
-
+        _suffixes()  # now, and not while somebody waits for a token
         for name, upstream in upstreams.items():
             metrics.upstream_exists(name)
             transport = Transport(upstream, pools, metrics)

@@ -1,139 +1,165 @@
-"""An image pulled through the mirror from each kind of registry that is out there."""
+"""An image pulled through the mirror from each kind of registry that is out there.
 
-import asyncio
+What is special about each of them is in PROTOCOL section 3.2 and in ``tests/fakes/profiles``.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
-from mirror.runtime import via
-from mirror.settings import Credential, Upstream
-from tests.fakes import profiles
-from tests.fakes.auth import BasicGuard, FakeTokenServer, TokenService
-from tests.fakes.content import image
-from tests.fakes.registry import FakeRegistry
-from tests.harness import mirror_of
+from mirror.settings import Upstream
+from mirror.upstream.transport import USER_AGENT
+from tests.fakes.clock import FakeClock
+from tests.fakes.content import image, index
+from tests.fakes.profiles import PROFILES, Site
+from tests.harness import Mirror, mirror_of
+from tests.unit.upstream.pulling import REPOSITORY, account, blob, manifest, pull
 
-REPOSITORY = "library/alpine"
-USER, PASSWORD = "robot", "canary-secret-1"
-
-
-@pytest.mark.parametrize(
-    "name", ["hub", "ghcr", "quay", "ecr_public", "acr", "k8s", "gcr", "distribution", "nvcr"]
-)
-async def test_an_image_pulls_cold_and_warm(tmp_path: Path, name: str) -> None:
-    pushed = image(layers=3)
-    async with profiles.PROFILES[name]() as site:
-        site.home.push(REPOSITORY, pushed, tags=["v1"])
-        upstream = Upstream(endpoints=(site.url,), realms=("127.0.0.1",))
-        async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
-            for _ in range(2):
-                manifest = await mirror.get(f"/v2/{REPOSITORY}/manifests/v1")
-                assert manifest.status == 200
-                assert manifest.body == pushed.content
-                for blob in pushed.blobs:
-                    got = await mirror.get(f"/v2/{REPOSITORY}/blobs/{blob.digest}")
-                    assert got.body == blob.content
-                await mirror.settled()
-                for origin in site.origins:
-                    origin.clear()
-            assert site.registry.count() == 0
+NAMES = {
+    "acr": "ours.azurecr.io",
+    "distribution": "registry.local:5000",
+    "ecr": "1234.dkr.ecr.eu-west-1.amazonaws.com",
+    "ecr_public": "public.ecr.aws",
+    "gcr": "gcr.io",
+    "ghcr": "ghcr.io",
+    "hub": "docker.io",
+    "k8s": "registry.k8s.io",
+    "nvcr": "nvcr.io",
+    "quay": "quay.io",
+}
+IMAGE = image(layers=3)
 
 
-async def test_fifty_clients_cost_one_token(tmp_path: Path) -> None:
-    pushed = image()
-    async with FakeTokenServer() as tokens, FakeRegistry() as registry:
-        registry.push(REPOSITORY, pushed, tags=["v1"])
-        registry.guard = tokens.guard()
-        upstream = Upstream(endpoints=(registry.url,), realms=(tokens.host,))
-        async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
-            path = f"/v2/{REPOSITORY}/manifests/v1"
-            answers = await asyncio.gather(*(mirror.get(path) for _ in range(50)))
-
-        assert {answer.status for answer in answers} == {200}
-        assert tokens.count(kind="token") == 1
-        assert tokens.tokens.problems == []
-
-
-async def test_a_token_that_expired_is_replaced_once(tmp_path: Path) -> None:
-    first, second = image(1), image(2)
-    async with FakeTokenServer() as tokens, FakeRegistry() as registry:
-        registry.push(REPOSITORY, first, tags=["v1"])
-        registry.push(REPOSITORY, second, tags=["v2"])
-        registry.guard = tokens.guard()
-        upstream = Upstream(endpoints=(registry.url,), realms=(tokens.host,))
-        async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
-            assert (await mirror.get(f"/v2/{REPOSITORY}/manifests/v1")).status == 200
-            tokens.expire_tokens()
-            assert (await mirror.get(f"/v2/{REPOSITORY}/manifests/v2")).status == 200
-
-        assert tokens.count(kind="token") == 2
+@asynccontextmanager
+async def site_and_mirror(
+    profile: str, directory: Path, clock: FakeClock | None = None
+) -> AsyncIterator[tuple[Site, Mirror]]:
+    """Run a registry with an image in it, and a mirror of it under its real name."""
+    async with PROFILES[profile]() as site:
+        site.home.push(REPOSITORY, IMAGE, tags=["v1"])
+        ours = account("password-of-today", username="AWS")
+        credentials = () if site.basic is None else (ours,)
+        upstream = Upstream(endpoints=(site.url,), realms=("127.0.0.1",), credentials=credentials)
+        async with mirror_of(
+            directory / "cache", {NAMES[profile]: upstream}, clock=clock
+        ) as mirror:
+            yield site, mirror
 
 
-async def test_trap_15_a_realm_elsewhere_gets_no_credentials(tmp_path: Path) -> None:
-    """Distribution took the realm as it came (CVE-2026-33540)."""
-    async with FakeTokenServer() as thief, FakeRegistry() as registry:
-        registry.push(REPOSITORY, image(), tags=["v1"])
-        registry.guard = thief.guard()
-        account = Credential(username=USER, password=SecretStr(PASSWORD))
-        upstream = Upstream(endpoints=(registry.url,), credentials=(account,))
-        async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
-            got = await mirror.get(f"/v2/{REPOSITORY}/manifests/v1")
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_an_image_pulls_cold_and_warm(profile: str, tmp_path: Path, clock: FakeClock) -> None:
+    async with site_and_mirror(profile, tmp_path, clock) as (site, mirror):
+        await pull(mirror, IMAGE)
+        requests = [request for origin in site.origins for request in origin.requests]
+        for origin in site.origins:
+            origin.clear()
+        await pull(mirror, IMAGE)
+        assert [request for origin in site.origins for request in origin.requests] == []
 
-        assert got.status == 502
-        assert b"realms" in got.body
-        assert PASSWORD.encode() not in got.body
-        assert thief.requests == []
+        clock.advance(3600)  # the tag is to be confirmed
+        assert "fwd-status=200" in (await pull(mirror, IMAGE)).cache_status
+        methods = {request.method for origin in site.origins for request in origin.requests}
+        assert methods <= {"HEAD"}
+
+    assert {request.method for request in requests} <= {"GET", "HEAD"}
+    assert {request.header("User-Agent") for request in requests} == {USER_AGENT}
+    assert {request.header("Accept-Encoding") for request in requests} == {"identity"}
+    assert site.tokens is None or not site.tokens.problems
 
 
-@pytest.mark.parametrize(("password", "status"), [(PASSWORD, 200), ("wrong", 502)])
-async def test_basic_credentials_from_a_file(tmp_path: Path, password: str, status: int) -> None:
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_a_multi_platform_image_pulls(profile: str, tmp_path: Path) -> None:
+    both = index([IMAGE, image(2, architecture="arm64")])
+    async with site_and_mirror(profile, tmp_path) as (site, mirror):
+        site.home.push(REPOSITORY, both, tags=["multi"])
+        got = await mirror.get(manifest("multi"))
+        assert got.body == both.content
+        for child in both.manifests:
+            assert (await mirror.get(manifest(child.digest))).body == child.content
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_what_is_missing(profile: str, tmp_path: Path) -> None:
+    async with site_and_mirror(profile, tmp_path) as (_, mirror):
+        tag = await mirror.get(manifest("v2"))
+        child = await mirror.get(manifest(image(9).digest))
+        layer = await mirror.get(blob(image(9).layers[0].digest))
+        other = await mirror.get(manifest("v1", "library/missing"))
+
+    assert (tag.status, tag.error_code) == (404, "MANIFEST_UNKNOWN")
+    assert (child.status, child.error_code) == (404, "MANIFEST_UNKNOWN")
+    assert (layer.status, layer.error_code) == (404, "BLOB_UNKNOWN")
+    # ghcr.io refuses the token, so nobody can tell whether it is there.
+    assert other.status == (403 if profile == "ghcr" else 404)
+    assert all("WWW-Authenticate" not in got.headers for got in (tag, child, layer, other))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_the_size_of_a_blob_without_a_download(profile: str, tmp_path: Path) -> None:
+    """ECR Public refuses HEAD of a blob although GET works (distribution#4383)."""
+    layer = IMAGE.layers[0]
+    async with site_and_mirror(profile, tmp_path) as (_, mirror):
+        head = await mirror.head(blob(layer.digest))
+    assert head.status == 200
+    assert head.headers["Content-Length"] == str(layer.size_bytes)
+
+
+async def test_the_hub_counts_no_pull_for_a_tag_that_did_not_move(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with site_and_mirror("hub", tmp_path, clock) as (site, mirror):
+        assert site.budget is not None
+        for _ in range(5):
+            await pull(mirror, IMAGE)
+            clock.advance(3600)
+        assert site.budget.used == 1
+
+
+async def test_the_password_of_ecr_expires_after_twelve_hours(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    """ECR says 403 then; what is here is served stale, and nothing is denied."""
     secret = tmp_path / "password"
-    secret.write_text(f"{password}\n", encoding="utf-8")
-    async with FakeRegistry() as registry:
-        registry.push(REPOSITORY, image(), tags=["v1"])
-        registry.guard = BasicGuard(users={USER: PASSWORD})
-        account = Credential(name="ci", username=USER, password_file=secret)
-        upstream = Upstream(endpoints=(registry.url,), credentials=(account,))
-        async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
-            got = await mirror.get(f"/v2/{REPOSITORY}/manifests/v1")
-            refused = await mirror.total("mirror_upstream_credential_refused_total")
+    secret.write_text("password-of-today", encoding="utf-8")
+    async with PROFILES["ecr"]() as site:
+        site.registry.push(REPOSITORY, IMAGE, tags=["v1"])
+        upstream = Upstream(endpoints=(site.url,), credentials=(account(secret, username="AWS"),))
+        upstreams = {NAMES["ecr"]: upstream}
+        async with mirror_of(tmp_path / "cache", upstreams, clock=clock) as mirror:
+            await pull(mirror, IMAGE)
+            assert site.basic is not None
+            site.basic.expire()
+            site.basic.users["AWS"] = "password-of-tomorrow"
+            clock.advance(12 * 3600)
+            stale = await mirror.get(manifest())
+            unknown = await mirror.get(manifest("v2"))
+            secret.write_text("password-of-tomorrow\n", encoding="utf-8")
+            fresh = await mirror.get(manifest())
 
-    assert got.status == status
-    assert refused == (0 if status == 200 else 1)
-
-
-async def test_a_refused_anonymous_is_denied_but_on_the_hub_not_found(tmp_path: Path) -> None:
-    service = TokenService(anonymous=False)
-    async with FakeTokenServer(service) as tokens, FakeRegistry() as registry:
-        registry.guard = tokens.guard()
-        upstream = Upstream(endpoints=(registry.url,), realms=(tokens.host,))
-        upstreams = {"docker.io": upstream, "ghcr.io": upstream}
-        async with mirror_of(tmp_path / "cache", upstreams) as mirror:
-            assert (await mirror.get("/v2/docker.io/x/y/manifests/v1")).status == 404
-            denied = await mirror.get("/v2/ghcr.io/x/y/manifests/v1")
-
-    assert denied.status == 403
-    assert "WWW-Authenticate" not in denied.headers
+    assert stale.status == 200
+    assert stale.headers["Warning"].startswith("299")
+    assert unknown.status == 502
+    assert "fwd-status=200" in fresh.cache_status
 
 
-async def test_the_next_endpoint_helps_and_is_told_the_namespace(tmp_path: Path) -> None:
-    pushed = image()
-    async with FakeRegistry() as dead, FakeRegistry() as alive:
-        await dead.go_down()
-        alive.push(REPOSITORY, pushed, tags=["v1"])
-        upstream = Upstream(endpoints=(dead.url, alive.url))
-        async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
-            got = await mirror.get(f"/v2/{REPOSITORY}/manifests/v1")
+async def test_no_credential_goes_where_k8s_redirects_to(tmp_path: Path) -> None:
+    """registry.k8s.io redirects all to hosts that have a token flow of their own."""
+    async with PROFILES["k8s"]() as site:
+        site.home.push(REPOSITORY, IMAGE, tags=["v1"])
+        upstream = Upstream(endpoints=(site.url,), credentials=(account(),))
+        async with mirror_of(tmp_path / "cache", {"registry.k8s.io": upstream}) as mirror:
+            await pull(mirror, IMAGE)
+        assert site.backend is not None
+        kinds = {request.authorization_kind for request in site.backend.requests}
+    assert kinds == {None, "bearer"}
+    assert all(grant.user is None for grant in site.tokens.grants) if site.tokens else False
 
-        assert got.body == pushed.content
-        assert alive.requests[0].parameter("ns") == "docker.io"
 
-
-async def test_a_request_that_comes_back_ends_in_an_error(tmp_path: Path) -> None:
-    async with FakeRegistry() as registry:
-        async with mirror_of(tmp_path / "a", {"docker.io": registry}) as first:
-            chain = f"1.1 {via.INSTANCE}"
-            got = await first.get(f"/v2/{REPOSITORY}/manifests/v1", {"Via": chain})
-        assert got.status == 508
-        assert registry.requests == []
+async def test_relative_locations_of_gcr_stay_within_its_account(tmp_path: Path) -> None:
+    async with site_and_mirror("gcr", tmp_path) as (site, mirror):
+        await pull(mirror, IMAGE)
+        followed = [each for each in site.registry.matching(kind="blob") if each.query]
+    assert len(followed) == len(IMAGE.blobs)
+    assert {request.authorization_kind for request in followed} == {"bearer"}
