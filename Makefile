@@ -40,15 +40,19 @@ e2e: $(VENV)/.dev ## Pull with real clients through real registries (root, Debia
 conformance: $(VENV)/.dev ## Run the official OCI conformance suite against the mirror (needs Go)
 	PYTHON=$(BIN)/python tests/conformance/run
 
+bench: $(VENV)/.dev ## Measure the mirror beside Debian's docker-registry, same run, same machine
+	$(BIN)/python -m tests.bench
+
 build: $(VENV)/.runtime ## Build the wheel into dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/mirror-*.whl
 
 clean: ## Remove the virtual environment and everything that was built
 	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
 	  .hypothesis .import_linter_cache
 	find mirror tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help run test lint format e2e conformance build clean
+.PHONY: help run test lint format e2e conformance bench build clean
 
 # The first of these that is new enough, or the one that PYTHON names.
 $(BIN)/python:
@@ -61,7 +65,7 @@ $(BIN)/python:
 	    "on Debian and Ubuntu: apt install python3-venv" >&2; \
 	  exit 1; \
 	done; \
-	echo "mirror: Python 3.11 or newer is needed, and $${named:-no python3 on the PATH} is that;" \
+	echo "mirror: Python 3.11 or newer is needed; $${named:-python3 on the PATH} is older or not there;" \
 	  "install it, or name it: make … PYTHON=/path/to/python3" >&2; \
 	exit 1
 
