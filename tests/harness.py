@@ -106,7 +106,7 @@ class Mirror:
             while True:
                 if await self.metric(name) == value:
                     return
-                await asyncio.sleep(0)  # let the mirror, in the same loop, go on
+                await asyncio.sleep(0.001)  # spinning would keep the GIL from the threads
 
     def stored(self, digest: str) -> Path:
         """Return where an object stands if it is stored."""

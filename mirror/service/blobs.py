@@ -127,7 +127,7 @@ class Blobs:
     ) -> None:
         """Note that upstream answered, if there is room; its answer is good either way."""
         try:
-            await self._store.answered_blob(repository, digest, scope, size_bytes, fetched=False)
+            await self._store.answered_blob(repository, digest, scope, size_bytes)
         except OSError as error:
             _log.error("an answer could not be kept", repository=str(repository), reason=str(error))
 
@@ -187,14 +187,22 @@ class Blobs:
 
     def _too_late(self, repository: Repository, digest: Digest, scope: str) -> MirrorError:
         fill = self._fills.running(scope, digest)
-        if fill is not None and not fill.has_slot and not fill.has_head:
+        waits = self._fills.slots.is_full if fill is None else not fill.has_slot
+        if waits and (fill is None or not fill.has_head):
             return OverloadedError("too many downloads (fill.max_concurrent)")
         return UpstreamTimeoutError(f"{repository}@{digest}")
 
     async def _past_the_cache(
         self, repository: Repository, digest: Digest, expected_bytes: int | None
     ) -> tuple[Body, Served]:
-        body = PassthroughBody(self._upstreams.of(repository), repository, digest, self._pool)
+        body = PassthroughBody(
+            self._upstreams.of(repository),
+            repository,
+            digest,
+            pool=self._pool,
+            slots=self._fills.slots,
+            metrics=self._metrics,
+        )
         try:
             await body.head(expected_bytes)
         except BaseException:

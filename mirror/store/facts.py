@@ -26,6 +26,7 @@ class Facts:
         self._recent: Recent[LinkRow | TagRow | ObjectRow | DocumentRow] = Recent(
             tier, "row", lambda row: _ROW_BYTES + sys.getsizeof(row)
         )
+        self._writes = 0
 
     async def link(self, repository: Repository, digest: Digest, kind: LinkKind) -> LinkRow | None:
         """Return whether, and on whose word, a repository has an object."""
@@ -39,15 +40,16 @@ class Facts:
 
     async def add_links(self, repository: Repository, links: Sequence[Descriptor]) -> None:
         """Write the links that a verified manifest makes; those that exist stay as they are."""
-        new = []
+        missing = []
         for descriptor in links:
             key = link_key(repository, descriptor.digest, descriptor.kind)
             if await self._get(key, LinkRow) is None:
                 row = LinkRow(descriptor.size_bytes, descriptor.media_type, 0)
-                new.append((key, row))
-        await self._pools.index_write.run(self._index.put_all, new)
-        for key, row in new:
-            await self._recent.put(key, row)
+                missing.append((key, row))
+        if missing:
+            new = await self._pools.index_write.run(self._index.add_links, missing)
+            for key, row in new:
+                await self._remember(key, row)
 
     async def tag(self, repository: Repository, tag: Tag) -> TagRow | None:
         """Return what a tag means."""
@@ -73,32 +75,31 @@ class Facts:
         """Return the facts of a stored object."""
         return await self._get(object_key(str(digest)), ObjectRow)
 
-    async def add_object(self, digest: Digest, seen: ObjectRow) -> None:
-        """Write that an object stands in ``blobs/`` now; scopes and repositories add up."""
-        row = await self._pools.index_write.run(self._index.add_object, str(digest), seen)
-        await self._recent.put(object_key(str(digest)), row)
-
-    async def drop_object(self, digest: str) -> ObjectRow | None:
-        """Forget an object; returns what was known of it."""
-        row = await self._pools.index_write.run(self._index.drop_object, digest)
-        await self.forget_object(digest)
-        return row
+    async def remember_object(self, digest: Digest, row: ObjectRow) -> None:
+        """Keep in memory what the index has just been told."""
+        await self._remember(object_key(str(digest)), row)
 
     async def forget_object(self, digest: str) -> None:
         """Forget an object in memory: its row is gone."""
+        self._writes += 1
         await self._recent.drop(object_key(digest))
 
     async def _get(self, key: str, kind: type[R]) -> R | None:
         found = await self._recent.get(key)
         if isinstance(found, kind):
             return found
+        writes = self._writes
         row = await self._pools.index_read.run(self._index.get, key, kind)
-        if row is not None:
+        if row is not None and writes == self._writes:  # else it may be what stood there before
             await self._recent.put(key, row)
         return row
 
     async def _put(self, key: str, row: R) -> None:
         await self._pools.index_write.run(self._index.put, key, row)
+        await self._remember(key, row)
+
+    async def _remember(self, key: str, row: R) -> None:
+        self._writes += 1
         await self._recent.put(key, row)
 
 

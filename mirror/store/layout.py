@@ -7,20 +7,25 @@
     refs/<upstream>/<repository>/_manifests/<digest> media type, scope, times (JSON)
     refs/<upstream>/<repository>/_blobs/<digest>     upstream's own word for a blob (JSON)
     partial/<scope>-<alg>-<hex>                      a file that grows
+    partial/~<process>-<number>                      a small file that gets its name when whole
     index/                                           diskcache: a cache of the above
     VERSION
 """
 
 import fcntl
+import itertools
 import os
-import secrets
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from mirror.domain.errors import MirrorError
 from mirror.domain.names import Digest, Repository, Tag
 
 VERSION: Final = "1"
+_NUMBERS: Final = itertools.count()
 
 
 class LayoutError(Exception):
@@ -40,13 +45,7 @@ class Layout:
             LayoutError: it cannot be created or written, or is of a later version.
         """
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in ("blobs", "refs", "partial", "index"):
-                (self.root / name).mkdir(mode=0o700, exist_ok=True)
-            version = self.root / "VERSION"
-            if not version.exists():
-                version.write_text(f"{VERSION}\n", encoding="ascii")
-            found = version.read_text(encoding="ascii", errors="replace").strip()
+            found = self._prepared_version()
         except OSError as error:
             raise LayoutError(
                 f"the cache directory {self.root} cannot be used: {error.strerror}; "
@@ -58,22 +57,44 @@ class Layout:
                 f"knows {VERSION!r}; use another directory or the program that wrote it"
             )
 
+    def _prepared_version(self) -> str:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("blobs", "refs", "partial", "index"):
+            (self.root / name).mkdir(mode=0o700, exist_ok=True)
+        version = self.root / "VERSION"
+        if not version.exists() or not version.stat().st_size:
+            self.replace_file(version, f"{VERSION}\n".encode())
+        else:
+            with suppress(PermissionError):  # a volume that belongs to somebody else
+                self.root.chmod(0o700)
+        return version.read_text(encoding="ascii", errors="replace").strip()
+
     def lock(self) -> BinaryIO:
         """Claim the directory for this process, until the returned file is closed.
 
         Raises:
             LayoutError: another mirror uses it; both would remove each other's downloads.
         """
-        file = (self.root / "VERSION").open("rb")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise LayoutError(
-                f"the cache directory {self.root} is used by another mirror; stop that, or set "
-                "cache.directory (MIRROR_CACHE__DIRECTORY) to another directory"
-            ) from None
-        return file
+        path = self.root / "VERSION"
+        while True:
+            file = path.open("rb")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.close()
+                raise LayoutError(
+                    f"the cache directory {self.root} is used by another mirror; stop that, or "
+                    "set cache.directory (MIRROR_CACHE__DIRECTORY) to another directory"
+                ) from None
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+            file.close()  # another start has just written it: the lock is on a file that is gone
+
+    def sweep(self) -> None:
+        """Remove what was not finished when the last process ended."""
+        for path in self.partials.iterdir():
+            if path.is_symlink() or not path.is_dir():
+                path.unlink(missing_ok=True)
 
     @property
     def index(self) -> Path:
@@ -88,6 +109,16 @@ class Layout:
     def blob(self, digest: Digest) -> Path:
         """Return where the object stands or will stand."""
         return self.root / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
+
+    def objects(self) -> Iterator[tuple[Digest, Path]]:
+        """Yield all files of ``blobs/`` that have the name of an object."""
+        for path in (self.root / "blobs").glob("*/*/*"):
+            try:
+                digest = Digest(path.parent.parent.name, path.name)
+            except MirrorError:
+                continue
+            if path == self.blob(digest) and path.is_file() and not path.is_symlink():
+                yield digest, path
 
     def partial(self, scope: str, digest: Digest) -> Path:
         """Return where the object grows that is fetched in *scope*."""
@@ -112,6 +143,32 @@ class Layout:
     def _repository(self, repository: Repository) -> Path:
         return self.root / "refs" / repository.upstream / repository.name
 
+    def replace_file(self, path: Path, content: bytes) -> None:
+        """Write a small file so that at any moment the old or the new one is there, whole."""
+        scratch = self.partials / f"~{os.getpid()}-{next(_NUMBERS)}"
+        try:
+            with scratch.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            make_directory(path.parent)
+            scratch.replace(path)
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its parents so that their names outlast a power failure."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        directory.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(directory.parent)
+
 
 def sync_directory(path: Path) -> None:
     """Make a new name in a directory outlast a power failure."""
@@ -120,16 +177,3 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a small file so that at any moment the old or the new one is there, whole."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # A name of its own: two may write the same fact at the same moment.
-    scratch = path.with_name(f"~{path.name}~{secrets.token_hex(4)}")
-    with scratch.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
-    sync_directory(path.parent)

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from mirror.domain.names import Digest
-from mirror.store.layout import sync_directory
+from mirror.store.layout import make_directory, sync_directory
+
+_sync: Final = getattr(os, "fdatasync", os.fsync)
+"""macOS has no fdatasync."""
 
 _SYNC_EVERY_BYTES: Final = 64 * 1024 * 1024
 
@@ -29,7 +32,7 @@ class Partial:
     """
 
     def __init__(self, digest: Digest, path: Path, target: Path) -> None:
-        self._digest = digest
+        self.digest = digest
         self._path = path
         self._target = target
         self._lock = threading.Lock()
@@ -53,7 +56,7 @@ class Partial:
                 self._hash.update(piece)
                 self._write(piece)
             if self.length_bytes - self._synced_bytes >= _SYNC_EVERY_BYTES:
-                os.fdatasync(self.file.fileno())
+                _sync(self.file.fileno())
                 self._synced_bytes = self.length_bytes
 
     def begins_with(self, prefix_hash: "hashlib._Hash") -> bool:
@@ -62,7 +65,7 @@ class Partial:
 
     def is_right(self) -> bool:
         """Return whether the bytes, all of them, are what the digest names."""
-        return self._hash.hexdigest() == self._digest.hex
+        return self._hash.hexdigest() == self.digest.hex
 
     def publish(self) -> None:
         """Give the verified file its name, for good: fsync, rename, fsync of the directory."""
@@ -71,7 +74,7 @@ class Partial:
                 raise PartialClosedError
             os.ftruncate(self.file.fileno(), self.length_bytes)
             os.fsync(self.file.fileno())
-            self._target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(self._target.parent)
             self._path.replace(self._target)
             self._published = True
             sync_directory(self._target.parent)

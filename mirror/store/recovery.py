@@ -1,148 +1,226 @@
-"""The index made anew from ``blobs/`` and ``refs/``, when it is gone or cannot be read.
+"""The index at start: taken as it is if it is whole, else built anew from the files.
 
-Deleting ``index/`` costs time, never facts (DESIGN, section 7). A marker row says that the
-index is whole: a rebuild that a crash has cut short begins again.
+``blobs/`` says what is here; ``refs/`` says whose it is, and the manifests, read again and
+checked, say what belongs to what. So a deleted or damaged index costs time, never facts
+(DESIGN section 7). An index that is whole is not compared with the files: that would take
+minutes with a million of them.
 
-Whose bytes they are is decided by evidence only: a fill with credentials has always written
-that it fetched the blob, so bytes without such a file came anonymously. An upstream's mere
-answer to a HEAD is no evidence: an attacker's registry says 200 to everything.
+Who may see bytes is not guessed. What ``refs/`` says was fetched with credentials is visible
+to those only; what a manifest that anybody may read links, and nothing else speaks for, was
+fetched by anybody; what nothing speaks for is visible to nobody and the first to go.
 """
 
 import shutil
-import sqlite3
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from mirror.domain.errors import MirrorError
 from mirror.domain.manifests import LinkKind, Manifest, read_manifest
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository
 from mirror.observe.logs import get_logger
 from mirror.store.facts import link_key, tag_key
-from mirror.store.index import Index, PickleForbiddenError
-from mirror.store.layout import Layout
+from mirror.store.index import Index, IndexBrokenError
+from mirror.store.layout import Layout, LayoutError
 from mirror.store.refs import ManifestRef, Refs
 from mirror.store.rows import LinkRow, ObjectRow, TagRow
 
-_NEVER_USED: Final = 1.0
+_ORPHANS_PER_SECOND: Final = 50_000
+"""Objects of no known age: so many share a second at the head of the queue."""
+
 _log = get_logger("store")
 
 
 def open_index(layout: Layout, refs: Refs) -> Index:
-    """Return the index of a cache directory, made anew unless it is whole."""
-    index = _readable(layout)
-    if not index.is_whole():
-        Rebuild(index, layout, refs).run()
-        index.mark_whole()
+    """Open the index; one that is missing, unfinished or damaged is built anew.
+
+    Raises:
+        LayoutError: it cannot be opened for another reason, such as its permissions.
+    """
+    try:
+        index = _opened(layout.index) or _built(layout, refs)
+    except OSError as error:
+        raise LayoutError(
+            f"the index in {layout.index} cannot be opened: {error.strerror}; "
+            "check its permissions and that no other mirror uses the directory"
+        ) from None
+    index.close()  # the threads that use it have connections of their own
     return index
 
 
-def _readable(layout: Layout) -> Index:
+def _opened(directory: Path) -> Index | None:
+    if not any(directory.iterdir()):
+        return None
     try:
-        return Index(layout.index)
-    except (sqlite3.DatabaseError, PickleForbiddenError, OSError) as error:
-        _log.warning("the index cannot be read and is made anew", reason=str(error))
-        shutil.rmtree(layout.index)
-        layout.index.mkdir(mode=0o700)
-        return Index(layout.index)
+        index = Index(directory)
+    except IndexBrokenError as error:
+        if error.is_damage:
+            return None
+        raise
+    if index.is_complete:
+        return index
+    index.close()
+    return None
+
+
+def _built(layout: Layout, refs: Refs) -> Index:
+    for path in layout.index.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    index = Index(layout.index)
+    _Rebuild(layout, refs, index).run()
+    index.complete()
+    return index
 
 
 @dataclass(slots=True)
-class _Known:
-    """What the references say of one object."""
+class _Found:
+    """What was learnt of an object before its file is looked at."""
 
+    scopes: set[str] = field(default_factory=set)
+    owners: set[str] = field(default_factory=set)
+    links: tuple[str, ...] = ()
+    sizes: set[int] = field(default_factory=set)
     is_manifest: bool = False
-    linked: bool = False
-    scopes: frozenset[str] = frozenset()
-    repositories: tuple[str, ...] = ()
+    is_public: bool = False
+    used_at: float = 0.0
 
 
-class Rebuild:
-    """One pass over ``refs/`` and one over ``blobs/``."""
+class _Rebuild:
+    """Reads ``refs/`` and ``blobs/`` into an empty index."""
 
-    def __init__(self, index: Index, layout: Layout, refs: Refs) -> None:
-        self._index = index
+    def __init__(self, layout: Layout, refs: Refs, index: Index) -> None:
         self._layout = layout
         self._refs = refs
-        self._known: dict[str, _Known] = {}
+        self._index = index
+        self._found: dict[str, _Found] = {}
+        self._links = 0
+        self._tags = 0
+        self._orphans = 0
 
     def run(self) -> None:
-        """Write all rows."""
-        tags = links = objects = 0
+        started = time.monotonic()
         for repository in self._refs.repositories():
-            with self._index.transaction():
-                tags += self._tags(repository)
-                links += self._links(repository)
-        for directory in sorted((self._layout.root / "blobs").glob("*/*")):
-            with self._index.transaction():
-                objects += self._objects(directory)
-        if objects:
-            _log.info("the index was made anew", objects=objects, links=links, tags=tags)
+            self._read_repository(repository)
+        self._index.add_objects(self._objects())
+        totals = self._index.totals
+        if not (totals.size_bytes or self._links or self._tags):
+            return  # a new cache
+        _log.info(
+            "the index was built anew",
+            blobs=totals.blobs,
+            manifests=totals.manifests,
+            size_bytes=totals.size_bytes,
+            unreferenced=self._orphans,
+            links=self._links,
+            tags=self._tags,
+            seconds=round(time.monotonic() - started, 3),
+        )
 
-    def _tags(self, repository: Repository) -> int:
-        count = 0
+    # --- refs ------------------------------------------------------------------------------
+
+    def _read_repository(self, repository: Repository) -> None:
+        links: dict[str, LinkRow] = {}
+        for digest, ref in self._refs.all_manifests(repository):
+            manifest = self._manifest(digest, ref.media_type)
+            if manifest is not None:
+                self._note_manifest(repository, manifest, ref)
+                for key, row in _linked(repository, manifest):
+                    links.setdefault(key, row)
+                links[link_key(repository, digest, LinkKind.MANIFEST)] = LinkRow(
+                    ref.size_bytes, ref.media_type, ref.answered_at
+                )
+        for digest, blob in self._refs.all_blobs(repository):
+            key = link_key(repository, digest, LinkKind.BLOB)
+            described = links.get(key) or LinkRow(blob.size_bytes, None, 0)
+            links[key] = msgspec.structs.replace(described, answered_at=blob.answered_at)
+            if blob.fetched:
+                found = self._note_owner(digest, repository, blob.scope)
+                found.sizes.update(() if blob.size_bytes is None else (blob.size_bytes,))
+        self._index.put_all(links.items())
+        self._links += len(links)
+        self._read_tags(repository)
+
+    def _read_tags(self, repository: Repository) -> None:
+        rows = []
         for tag, ref in self._refs.all_tags(repository):
             row = TagRow(ref.digest, ref.seen_at, ref.confirmed_at, ref.history)
-            self._index.put(tag_key(repository, tag), row)
-            count += 1
-        return count
+            rows.append((tag_key(repository, tag), row))
+            self._note_use(ref.digest, ref.confirmed_at)
+        self._index.put_all(rows)
+        self._tags += len(rows)
 
-    def _links(self, repository: Repository) -> int:
-        rows = dict(self._manifest_links(repository))
-        for digest, ref in self._refs.all_blobs(repository):
-            key = link_key(repository, digest, LinkKind.BLOB)
-            rows[key] = LinkRow(ref.size_bytes, None, ref.answered_at)
-            known = self._known.setdefault(str(digest), _Known())
-            known.linked = True
-            if ref.fetched:
-                known.scopes |= {ref.scope}
-        self._index.put_all(list(rows.items()))
-        return len(rows)
-
-    def _manifest_links(self, repository: Repository) -> Iterator[tuple[str, LinkRow]]:
-        for digest, ref in self._refs.all_manifests(repository):
-            manifest = self._manifest(digest, ref)
-            if manifest is None:
-                continue
-            known = self._known.setdefault(str(digest), _Known())
-            known.is_manifest = known.linked = True
-            known.scopes |= {ref.scope}
-            known.repositories += (str(repository),)
-            row = LinkRow(manifest.size_bytes, manifest.media_type, ref.answered_at)
-            yield link_key(repository, digest, LinkKind.MANIFEST), row
-            for link in manifest.links:
-                if link.kind is LinkKind.BLOB:
-                    self._known.setdefault(str(link.digest), _Known()).linked = True
-                described = LinkRow(link.size_bytes, link.media_type, 0)
-                yield link_key(repository, link.digest, link.kind), described
-
-    def _manifest(self, digest: Digest, ref: ManifestRef) -> Manifest | None:
+    def _manifest(self, digest: Digest, media_type: str) -> Manifest | None:
+        """Return a manifest that is here and right; a wrong one is removed."""
+        path = self._layout.blob(digest)
         try:
-            content = self._layout.blob(digest).read_bytes()
-            if Digest.of(content, digest.algorithm) != digest:
-                return None
-            return read_manifest(content, ref.media_type, digest)
-        except (OSError, MirrorError):
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if Digest.of(content, digest.algorithm) != digest:
+            path.unlink(missing_ok=True)
+            return None
+        try:
+            return read_manifest(content, media_type, digest)
+        except MirrorError:
             return None
 
-    def _objects(self, directory: Path) -> int:
-        count = 0
-        for path in sorted(directory.iterdir()):
-            try:
-                digest = str(Digest.parse(f"{directory.parent.name}:{path.name}"))
-            except MirrorError:
-                continue
-            known = self._known.get(digest, _Known())
+    def _note_manifest(self, repository: Repository, manifest: Manifest, ref: ManifestRef) -> None:
+        found = self._note_owner(manifest.digest, repository, ref.scope)
+        found.is_manifest = True
+        found.links = tuple(str(link.digest) for link in manifest.links)
+        for link in manifest.links:
+            linked = self._of(str(link.digest))
+            linked.sizes.add(link.size_bytes)
+            linked.is_public |= ref.scope == ANONYMOUS_SCOPE and link.kind is LinkKind.BLOB
+
+    def _note_owner(self, digest: Digest, repository: Repository, scope: str) -> _Found:
+        found = self._of(str(digest))
+        found.scopes.add(scope)
+        found.owners.add(str(repository))
+        return found
+
+    def _note_use(self, digest: str, used_at: float) -> None:
+        """Note when a tag was confirmed: then, all that it leads to was of use."""
+        found = self._of(digest)
+        if found.used_at < used_at:
+            found.used_at = used_at
+            for linked in found.links:
+                self._note_use(linked, used_at)
+
+    def _of(self, digest: str) -> _Found:
+        return self._found.setdefault(digest, _Found())
+
+    # --- blobs -----------------------------------------------------------------------------
+
+    def _objects(self) -> Iterator[tuple[str, ObjectRow]]:
+        for digest, path in self._layout.objects():
             facts = path.stat()
-            scopes = known.scopes or ({ANONYMOUS_SCOPE} if known.linked else set())
-            row = ObjectRow(
-                facts.st_size,
-                "manifest" if known.is_manifest else "blob",
-                tuple(sorted(scopes)),
-                facts.st_mtime if known.linked else _NEVER_USED,
-                known.repositories,
+            found = self._found.get(str(digest)) or _Found()
+            if found.sizes and facts.st_size not in found.sizes and not found.is_manifest:
+                path.unlink(missing_ok=True)  # cut short by whatever befell the disk
+                continue
+            scopes = found.scopes or ({ANONYMOUS_SCOPE} if found.is_public else set())
+            yield (
+                str(digest),
+                ObjectRow(
+                    facts.st_size,
+                    "manifest" if found.is_manifest else "blob",
+                    tuple(sorted(scopes)),
+                    max(facts.st_mtime, found.used_at) if scopes else self._orphan_age(),
+                    tuple(sorted(found.owners)),
+                ),
             )
-            self._index.add_object(digest, row)
-            count += 1
-        return count
+
+    def _orphan_age(self) -> float:
+        self._orphans += 1
+        return float(self._orphans // _ORPHANS_PER_SECOND)
+
+
+def _linked(repository: Repository, manifest: Manifest) -> Iterator[tuple[str, LinkRow]]:
+    for link in manifest.links:
+        row = LinkRow(link.size_bytes, link.media_type, 0)
+        yield link_key(repository, link.digest, link.kind), row

@@ -4,6 +4,7 @@ They are written before the index row. A name beginning with ``~`` is a file tha
 finished; tags and digests cannot begin so.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeVar
@@ -12,11 +13,11 @@ import msgspec
 
 from mirror.domain.errors import MirrorError
 from mirror.domain.names import Digest, Repository, Tag
-from mirror.store.layout import Layout, replace_file
+from mirror.store.layout import Layout
 
 F = TypeVar("F", "TagRef", "ManifestRef", "BlobRef")
 
-_UNFINISHED: Final = "~"
+_CONFIRM_EVERY_SECONDS: Final = 3600
 
 
 class TagRef(msgspec.Struct, frozen=True):
@@ -39,13 +40,16 @@ class ManifestRef(msgspec.Struct, frozen=True):
 
 
 class BlobRef(msgspec.Struct, frozen=True):
-    """That upstream answered for a blob of a repository."""
+    """That upstream answered for a blob of a repository.
+
+    ``fetched`` tells that the bytes came with the credentials of ``scope``, too: without the
+    index, it is all that says who may see them.
+    """
 
     scope: str
     size_bytes: int | None
     answered_at: float
     fetched: bool = False
-    """The bytes came from this repository; else upstream has only said that it has them."""
 
 
 class Refs:
@@ -56,19 +60,35 @@ class Refs:
 
     def put_tag(self, repository: Repository, tag: Tag, ref: TagRef) -> None:
         """Write what a tag means."""
-        replace_file(self._layout.tag(repository, tag), msgspec.json.encode(ref))
+        self._layout.replace_file(self._layout.tag(repository, tag), msgspec.json.encode(ref))
+
+    def confirm_tag(self, repository: Repository, tag: Tag, ref: TagRef) -> None:
+        """Write that a tag still means the same, but not more than once an hour.
+
+        Without the index, the time in the file decides whether a tag is too old to be served.
+        """
+        before = _read(self._layout.tag(repository, tag), TagRef)
+        if (
+            before is None
+            or before.digest != ref.digest
+            or ref.confirmed_at - before.confirmed_at >= _CONFIRM_EVERY_SECONDS
+        ):
+            self.put_tag(repository, tag, ref)
 
     def put_manifest(self, repository: Repository, digest: Digest, ref: ManifestRef) -> None:
         """Write that a repository has a manifest."""
-        replace_file(self._layout.manifest_ref(repository, digest), msgspec.json.encode(ref))
+        path = self._layout.manifest_ref(repository, digest)
+        self._layout.replace_file(path, msgspec.json.encode(ref))
 
     def put_blob(self, repository: Repository, digest: Digest, ref: BlobRef) -> None:
         """Write that upstream answered for a blob."""
-        replace_file(self._layout.blob_ref(repository, digest), msgspec.json.encode(ref))
+        path = self._layout.blob_ref(repository, digest)
+        self._layout.replace_file(path, msgspec.json.encode(ref))
 
-    def drop_manifest(self, repository: Repository, digest: Digest) -> None:
-        """Delete the file that says that a repository has a manifest, if it is there."""
+    def drop(self, repository: Repository, digest: Digest) -> None:
+        """Delete the files that say that a repository brought an object."""
         self._layout.manifest_ref(repository, digest).unlink(missing_ok=True)
+        self._layout.blob_ref(repository, digest).unlink(missing_ok=True)
 
     def tags(self, repository: Repository) -> list[str]:
         """Return the tags that are known of a repository, in ASCII order."""
@@ -76,12 +96,17 @@ class Refs:
             names = [entry.name for entry in self._layout.tags(repository).iterdir()]
         except OSError:
             return []
-        return sorted(name for name in names if not name.startswith(_UNFINISHED))
+        return sorted(name for name in names if _is_tag(name))
 
     def repositories(self) -> list[Repository]:
-        """Return all repositories that have a tag or a manifest, in order."""
+        """Return all repositories that have a tag, a manifest or a blob, in order."""
+        found = []
         root = self._layout.root / "refs"
-        return sorted({found for path in root.rglob("_*") if (found := _repository(path, root))})
+        for directory, names, _ in os.walk(root):
+            if any(name.startswith("_") for name in names):
+                found.append(_repository(Path(directory), root))
+                names[:] = [name for name in names if not name.startswith("_")]
+        return sorted(repository for repository in found if repository is not None)
 
     def all_tags(self, repository: Repository) -> Iterator[tuple[Tag, TagRef]]:
         """Yield every tag that can be read."""
@@ -100,12 +125,20 @@ class Refs:
         yield from _by_digest(self._layout.tags(repository).parent / "_blobs", BlobRef)
 
 
-def _repository(path: Path, root: Path) -> Repository | None:
-    upstream, *parts = path.parent.relative_to(root).parts
+def _repository(directory: Path, root: Path) -> Repository | None:
+    upstream, *parts = (*directory.relative_to(root).parts, "")
     try:
-        return Repository(upstream, "/".join(parts))
+        return Repository(upstream, "/".join(parts[:-1]))
     except MirrorError:
         return None
+
+
+def _is_tag(name: str) -> bool:
+    try:
+        Tag(name)
+    except MirrorError:
+        return False
+    return True
 
 
 def _by_digest(directory: Path, kind: type[F]) -> Iterator[tuple[Digest, F]]:

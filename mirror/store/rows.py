@@ -12,7 +12,7 @@ class ObjectRow(msgspec.Struct, frozen=True, array_like=True):
 
     ``scopes`` tells with whose credentials the bytes came: the anonymous scope makes them
     visible through every link, any other only through links of that upstream.
-    ``repositories`` are those whose ``refs/`` name it as a manifest.
+    ``repositories`` are those whose ``refs/`` say that they brought it.
     """
 
     size_bytes: int

@@ -30,6 +30,8 @@ class Space:
         self._making_room = asyncio.Lock()
         self.stored_bytes = 0
         self.reserved_bytes = 0
+        self.written_bytes = 0
+        """How much of the reserved bytes is on disk already."""
 
     @property
     def used_bytes(self) -> int:
@@ -45,10 +47,14 @@ class Space:
         """Return how much has to go before *size_bytes* may come; 0 or less: nothing."""
         total_bytes, free_bytes = self._file_system()
         over_bound = self.used_bytes + size_bytes - self._max_size.resolve(total_bytes)
-        # Reserved bytes are not all on disk yet, so this asks for a little more than needed.
-        floor_bytes = self._min_free.resolve(total_bytes)
-        below_floor = floor_bytes + self.reserved_bytes + size_bytes - free_bytes
+        to_come_bytes = self.reserved_bytes - self.written_bytes + size_bytes
+        below_floor = self._min_free.resolve(total_bytes) + to_come_bytes - free_bytes
         return max(over_bound, below_floor)
+
+    def check(self, size_bytes: int) -> None:
+        """Raise NoSpaceError for an object that even an empty cache has no room for."""
+        if size_bytes > self.limit_bytes:
+            raise NoSpaceError("the object is larger than the cache (cache.max_size)")
 
     async def reserve(self, size_bytes: int, evict: Evict) -> None:
         """Set *size_bytes* aside, making room if needed.
@@ -57,17 +63,48 @@ class Space:
             NoSpaceError: there is not enough room even so.
         """
         async with self._making_room:
+            self.check(size_bytes)
             missing_bytes = self.missing_bytes(size_bytes)
-            if missing_bytes > 0 and size_bytes <= self.limit_bytes:
+            if missing_bytes > 0:
                 await evict(missing_bytes)
             if self.missing_bytes(size_bytes) > 0:
                 raise NoSpaceError("the cache has no room for this object")
             self.reserved_bytes += size_bytes
 
-    def release(self, size_bytes: int) -> None:
-        """Give a reservation back."""
-        self.reserved_bytes -= size_bytes
+    async def trim(self, evict: Evict) -> None:
+        """Go below the bound, which may have been lowered since the last start."""
+        async with self._making_room:
+            missing_bytes = self.missing_bytes(0)
+            if missing_bytes > 0:
+                await evict(missing_bytes)
 
     def _file_system(self) -> tuple[int, int]:
         facts = os.statvfs(self._directory)
         return facts.f_blocks * facts.f_frsize, facts.f_bavail * facts.f_frsize
+
+
+class Reservation:
+    """Room for one object; whoever has it releases it, in every case."""
+
+    def __init__(self, space: Space, evict: Evict) -> None:
+        self._space = space
+        self._evict = evict
+        self._written_bytes = 0
+        self.size_bytes = 0
+
+    async def grow(self, more_bytes: int) -> None:
+        """Set *more_bytes* aside; raises NoSpaceError."""
+        await self._space.reserve(more_bytes, self._evict)
+        self.size_bytes += more_bytes
+
+    def written(self, size_bytes: int) -> None:
+        """Tell how much of the object is on disk."""
+        written_bytes = min(size_bytes, self.size_bytes)
+        self._space.written_bytes += written_bytes - self._written_bytes
+        self._written_bytes = written_bytes
+
+    def release(self) -> None:
+        """Give the room back; once more does nothing."""
+        self.written(0)
+        self._space.reserved_bytes -= self.size_bytes
+        self.size_bytes = 0

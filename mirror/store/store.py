@@ -1,17 +1,19 @@
 """The cache directory as the rest of the house sees it.
 
-Order of a commit: the file (fsync, rename), then ``refs/``, then the index, then memory; so
-what the index says is always true after a crash.
+Order of a commit: ``refs/``, then the file (fsync, rename), then the index, then memory; so
+what the index says is always true after a crash, and whoever finds a file without a row
+finds in ``refs/`` who may see it.
 """
 
 import asyncio
 import os
-from collections import Counter
-from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Final, Self
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial as bound
+from typing import Final, TypeVar
 
-from mirror.domain.manifests import LinkKind, Manifest, read_manifest
+from mirror.domain.errors import MirrorError
+from mirror.domain.manifests import LinkKind, Manifest, is_index, read_manifest
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository, Tag
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
@@ -20,52 +22,20 @@ from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier, Recent
 from mirror.settings import Cache
 from mirror.store.facts import Facts
-from mirror.store.layout import Layout, sync_directory
+from mirror.store.layout import Layout
 from mirror.store.partial import Partial
 from mirror.store.recovery import open_index
 from mirror.store.refs import BlobRef, ManifestRef, Refs, TagRef
-from mirror.store.rows import LinkRow, ObjectKind, ObjectRow, TagRow
-from mirror.store.space import Space
+from mirror.store.rows import LinkRow, ObjectRow, TagRow
+from mirror.store.space import Reservation, Space
+from mirror.store.stored import StoredObject, is_whole, open_whole
+from mirror.store.uses import Uses
 
-_TOUCH_EVERY_SECONDS: Final = 60
+__all__ = ["Store", "StoredObject"]
+
+T = TypeVar("T")
 _FLUSH_EVERY_SECONDS: Final = 10
 _log = get_logger("store")
-
-
-class StoredObject:
-    """An object of the store, open for reading; it is not evicted while it is open."""
-
-    def __init__(
-        self, digest: Digest, file: BinaryIO, size_bytes: int, users: Counter[str]
-    ) -> None:
-        self.file = file
-        self.size_bytes = size_bytes
-        self._digest = str(digest)
-        self._users = users
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if not self.file.closed:
-            self.file.close()
-            leave(self._users, self._digest)
-
-
-def leave(users: Counter[str], digest: str) -> None:
-    """Count one user less."""
-    users[digest] -= 1
-    if not users[digest]:
-        del users[digest]
 
 
 class Store:
@@ -74,23 +44,33 @@ class Store:
     def __init__(
         self, settings: Cache, pools: Pools, tier: MemoryTier, metrics: Metrics, clock: Clock
     ) -> None:
+        """Open the cache; the index is built anew if it is missing or damaged.
+
+        Raises:
+            LayoutError: the directory cannot be used.
+        """
         self._layout = Layout(settings.directory)
+        self.refs = Refs(self._layout)
         self._layout.prepare()
         self._lock = self._layout.lock()
-        self.refs = Refs(self._layout)
-        self._index = open_index(self._layout, self.refs)
+        try:
+            self._layout.sweep()
+            self._index = open_index(self._layout, self.refs)
+        except BaseException:
+            self._lock.close()
+            raise
         self._pools = pools
         self._metrics = metrics
         self._clock = clock
-        self._users: Counter[str] = Counter()
-        self._touched: dict[str, float] = {}
-        self._pending: set[str] = set()
+        self._uses = Uses(clock)
+        self._indexes: list[tuple[Repository, str, Manifest]] = []
         self._manifests: Recent[Manifest] = Recent(
             tier, "manifest", lambda manifest: 2 * manifest.size_bytes + 1000
         )
         self.facts = Facts(self._index, pools, tier)
         self.space = Space(settings.directory, settings.max_size, settings.min_free)
-        self._sweep_partials()
+        self.space.stored_bytes = self._index.totals.size_bytes
+        metrics.cache_bytes.set_function(lambda: self.space.used_bytes)
         self._show_totals()
 
     # --- reading ---------------------------------------------------------------------------
@@ -100,19 +80,17 @@ class Store:
         row = await self.facts.object(digest)
         if row is None or not row.visible_in(scope, ANONYMOUS_SCOPE):
             return None
-        self._users[str(digest)] += 1  # before the file is open: eviction must not come between
+        self._uses.enter(digest)
         try:
-            file = await self._pools.read.run(_open, self._layout.blob(digest))
-        except FileNotFoundError:
-            _log.warning("an object is gone from the disk", digest=str(digest))
-            await self.facts.drop_object(str(digest))
-            self._show_totals()
-            leave(self._users, str(digest))
-            return None
+            file = await open_whole(self._pools.read, self._layout.blob(digest), row.size_bytes)
         except BaseException:
-            leave(self._users, str(digest))
+            self._uses.leave(digest)
             raise
-        return StoredObject(digest, file, row.size_bytes, self._users)
+        if file is not None:
+            return StoredObject(digest, file, row.size_bytes, self._uses)
+        self._uses.leave(digest)
+        await self._drop(digest, lambda: not is_whole(self._layout.blob(digest), row.size_bytes))
+        return None
 
     async def manifest(self, repository: Repository, digest: Digest, scope: str) -> Manifest | None:
         """Return a stored manifest of a repository; the caller has checked the link."""
@@ -121,8 +99,11 @@ class Store:
         manifest = await self._manifests.get((repository, digest))
         if manifest is None:
             manifest = await self._load_manifest(repository, digest, scope)
-        if manifest is not None:
-            self.touch(digest, *(link.digest for link in manifest.links))
+        if manifest is not None and self._uses.touch(digest):
+            if is_index(manifest.media_type):
+                self._indexes.append((repository, scope, manifest))
+            else:
+                self.touch(*(link.digest for link in manifest.links))
         return manifest
 
     async def has(self, digest: Digest, scope: str) -> bool:
@@ -131,67 +112,69 @@ class Store:
         return row is not None and row.visible_in(scope, ANONYMOUS_SCOPE)
 
     async def content(self, digest: Digest, scope: str) -> bytes | None:
-        """Return the bytes of a small object; ``None`` when it is not here."""
+        """Return the bytes of a small object, checked; ``None`` when it is not here."""
         stored = await self.open(digest, scope)
         if stored is None:
             return None
         with stored:
-            return await self._pools.read.run(stored.file.read)
+            content = await self._pools.read.run(stored.file.read)
+        if await self._pools.read.run(Digest.of, content, digest.algorithm) == digest:
+            return content
+        await self._drop(digest, lambda: True)
+        return None
 
     def touch(self, *digests: Digest) -> None:
         """Note that objects are used now; written in batches, once a minute for each."""
-        now = self._clock.monotonic()
-        for digest in map(str, digests):
-            if now - self._touched.get(digest, -_TOUCH_EVERY_SECONDS) >= _TOUCH_EVERY_SECONDS:
-                self._touched[digest] = now
-                self._pending.add(digest)
+        for digest in digests:
+            self._uses.touch(digest)
 
     # --- writing ---------------------------------------------------------------------------
 
-    async def reserve(self, size_bytes: int) -> None:
-        """Set room aside, evicting what was used longest ago if needed.
-
-        Raises:
-            NoSpaceError: there is not enough room even so.
-        """
-        await self.space.reserve(size_bytes, self._evict)
-        self._show_totals()
-
-    def release(self, size_bytes: int) -> None:
-        """Give back what ``reserve`` set aside."""
-        self.space.release(size_bytes)
-        self._show_totals()
+    def reservation(self) -> Reservation:
+        """Return room for an object, none yet; it grows by evicting what was used longest ago."""
+        return Reservation(self.space, self._evict)
 
     def partial(self, digest: Digest, scope: str) -> Partial:
         """Return an empty file for an object on its way in; blocks for one ``open``."""
         return Partial(digest, self._layout.partial(scope, digest), self._layout.blob(digest))
 
-    async def commit_blob(self, partial: Partial, digest: Digest, scope: str) -> None:
-        """Keep a verified blob."""
-        await self._pools.fill.run(partial.publish)
-        await self._add_object(digest, partial.length_bytes, "blob", scope)
+    async def commit_blob(
+        self, partial: Partial, source: Repository, scope: str, reservation: Reservation
+    ) -> None:
+        """Keep a verified blob that came from *source*; its room is accounted for here.
+
+        A file under ``refs/`` says so unless the index can be built without it: from a
+        manifest of the repository that anybody may read.
+        """
+        digest, size_bytes, now = partial.digest, partial.length_bytes, self._clock.wall()
+        link = await self.facts.link(source, digest, LinkKind.BLOB)
+        is_by_manifest = link is not None and not link.answered_at
+        is_here = await self.facts.object(digest) is not None
+        owners: tuple[str, ...] = ()
+        with self._uses.of(digest):
+            if is_here or not is_by_manifest or scope != ANONYMOUS_SCOPE:
+                owners = (str(source),)
+                ref = BlobRef(scope, size_bytes, now, fetched=True)
+                await self._pools.fill.run(self.refs.put_blob, source, digest, ref)
+            await self._pools.fill.run(partial.publish)
+            row = ObjectRow(size_bytes, "blob", (scope,), now, owners)
+            await self._add_object(digest, row, reservation)
+        new = LinkRow(size_bytes, link.media_type if link else None, now)
+        await self.facts.put_link(source, digest, LinkKind.BLOB, new)
 
     async def answered_blob(
-        self,
-        repository: Repository,
-        digest: Digest,
-        scope: str,
-        size_bytes: int | None,
-        *,
-        fetched: bool,
+        self, repository: Repository, digest: Digest, scope: str, size_bytes: int | None
     ) -> None:
-        """Note that upstream answered for a blob of a repository, or sent it (*fetched*).
+        """Note that upstream answered for a blob of a repository.
 
-        A file says so where no manifest of the repository makes the link anyway, and always
-        where credentials were used: it keeps the bytes private when the index is made anew.
+        A file says so only where no manifest of the repository makes the link anyway.
         """
         link = await self.facts.link(repository, digest, LinkKind.BLOB)
         now = self._clock.wall()
-        private = scope != ANONYMOUS_SCOPE
-        if link is not None and link.answered_at and not (fetched and private):
+        if link is not None and link.answered_at:
             return
-        if link is None or private:
-            ref = BlobRef(scope, size_bytes, now, fetched)
+        if link is None or scope != ANONYMOUS_SCOPE:
+            ref = BlobRef(scope, size_bytes, now)
             await self._pools.fill.run(self.refs.put_blob, repository, digest, ref)
         row = LinkRow(size_bytes, link.media_type if link else None, now)
         await self.facts.put_link(repository, digest, LinkKind.BLOB, row)
@@ -201,8 +184,9 @@ class Store:
         now = self._clock.wall()
         digest, size_bytes = manifest.digest, manifest.size_bytes
         ref = ManifestRef(manifest.media_type, scope, size_bytes, now, now)
-        await self._pools.fill.run(self.refs.put_manifest, repository, digest, ref)
-        await self._keep_bytes(digest, manifest.content, "manifest", scope, repository)
+        note = bound(self.refs.put_manifest, repository, digest, ref)
+        seen = ObjectRow(size_bytes, "manifest", (scope,), now, (str(repository),))
+        await self._keep_bytes(digest, manifest.content, seen, note)
         await self.facts.add_links(repository, manifest.links)
         row = LinkRow(size_bytes, manifest.media_type, now)
         await self.facts.put_link(repository, digest, LinkKind.MANIFEST, row)
@@ -211,33 +195,31 @@ class Store:
     async def keep_document(self, content: bytes, scope: str) -> Digest:
         """Keep a list of upstream as an object and return its address."""
         digest = Digest.of(content)
-        await self._keep_bytes(digest, content, "blob", scope, None)
+        seen = ObjectRow(len(content), "blob", (scope,), self._clock.wall())
+        await self._keep_bytes(digest, content, seen, lambda: None)
         return digest
 
     async def keep_tag(self, repository: Repository, tag: Tag, row: TagRow) -> None:
-        """Keep what a tag means; a mere confirmation is not worth an fsync."""
-        before = await self.facts.tag(repository, tag)
-        if before is None or before.digest != row.digest:
-            ref = TagRef(row.digest, row.seen_at, row.confirmed_at, row.history)
-            await self._pools.fill.run(self.refs.put_tag, repository, tag, ref)
+        """Keep what a tag means; a mere confirmation is not worth an fsync each time."""
+        ref = TagRef(row.digest, row.seen_at, row.confirmed_at, row.history)
+        await self._pools.fill.run(self.refs.confirm_tag, repository, tag, ref)
         await self.facts.put_tag(repository, tag, row)
 
     # --- life ------------------------------------------------------------------------------
 
     async def keep_house(self) -> None:
-        """Write last uses every few seconds, for ever."""
+        """Stay below the bound and write last uses, every few seconds, for ever."""
         while True:
+            try:
+                await self.space.trim(self._evict)
+                await self.flush()
+            except OSError as error:
+                _log.error("the house could not be kept", reason=str(error))
             await asyncio.sleep(_FLUSH_EVERY_SECONDS)
-            await self.flush()
 
     async def flush(self) -> None:
         """Write the last uses that are pending."""
-        pending, self._pending = sorted(self._pending), set()
-        now = self._clock.monotonic()
-        self._touched = {
-            digest: at for digest, at in self._touched.items() if now - at < _TOUCH_EVERY_SECONDS
-        }
-        await self._pools.index_write.run(self._index.touch, pending, self._clock.wall())
+        await self._write_uses()
         oldest = await self._pools.index_read.run(self._index.oldest_use)
         age_seconds = 0.0 if oldest is None else max(0.0, self._clock.wall() - oldest)
         self._metrics.cache_oldest_access.set(age_seconds)
@@ -248,7 +230,11 @@ class Store:
 
     async def close(self) -> None:
         """Write what is pending and close the index."""
-        await self.flush()
+        try:
+            await self.flush()
+        except OSError as error:
+            _log.error("the last uses could not be written", reason=str(error))
+        await self._pools.index_read.run(self._index.close)
         await self._pools.index_write.run(self._index.close)
         self._lock.close()
 
@@ -266,53 +252,92 @@ class Store:
         return manifest
 
     async def _keep_bytes(
-        self,
-        digest: Digest,
-        content: bytes,
-        kind: ObjectKind,
-        scope: str,
-        repository: Repository | None,
+        self, digest: Digest, content: bytes, seen: ObjectRow, note: Callable[[], None]
     ) -> None:
-        if await self.facts.object(digest) is not None:
-            await self._add_object(digest, len(content), kind, scope, repository)
-            return
-        await self.reserve(len(content))
-        try:
-            await self._pools.fill.run(self._write_whole, digest, content)
-            await self._add_object(digest, len(content), kind, scope, repository)
-        finally:
-            self.release(len(content))
+        reservation = self.reservation()
+        with self._uses.of(digest):
+            try:
+                if await self.facts.object(digest) is None:
+                    await reservation.grow(len(content))
+                await self._pools.fill.run(self._write_whole, digest, content, note)
+                await self._add_object(digest, seen, reservation)
+            finally:
+                reservation.release()
 
-    def _write_whole(self, digest: Digest, content: bytes) -> None:
+    def _write_whole(self, digest: Digest, content: bytes, note: Callable[[], None]) -> None:
+        note()
         path = self._layout.blob(digest)
-        scratch = self._layout.partials / f"whole-{digest.algorithm}-{digest.hex}"
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        scratch.replace(path)
-        sync_directory(path.parent)
+        if not is_whole(path, len(content)):
+            self._layout.replace_file(path, content)
 
-    async def _add_object(
-        self,
-        digest: Digest,
-        size_bytes: int,
-        kind: ObjectKind,
-        scope: str,
-        repository: Repository | None = None,
-    ) -> None:
-        repositories = () if repository is None else (str(repository),)
-        row = ObjectRow(size_bytes, kind, (scope,), self._clock.wall(), repositories)
-        await self.facts.add_object(digest, row)
-        self._show_totals()
+    async def _add_object(self, digest: Digest, seen: ObjectRow, reservation: Reservation) -> None:
+        """Write the row of a file in ``blobs/``; its room was reserved and is used now."""
+
+        def account(added: tuple[ObjectRow, int]) -> None:
+            self.space.stored_bytes += added[1]
+            reservation.release()
+
+        adding = self._pools.index_write.start(self._index.add_object, str(digest), seen)
+        try:
+            row, _ = await self._accounted(adding, account)
+        except OSError:
+            await self._pools.fill.run(self._layout.blob(digest).unlink, missing_ok=True)
+            raise  # a file without a row would never be counted
+        await self.facts.remember_object(digest, row)
+
+    async def _accounted(self, change: "asyncio.Future[T]", account: Callable[[T], None]) -> T:
+        """Wait for a change of the index; it is accounted for even if we are cancelled."""
+
+        def settle(done: "asyncio.Future[T]") -> None:
+            if not done.cancelled() and done.exception() is None:
+                account(done.result())
+                self._show_totals()
+
+        change.add_done_callback(settle)
+        return await asyncio.shield(change)
+
+    async def _drop(self, digest: Digest, is_lost: Callable[[], bool]) -> None:
+        """Forget an object whose file is not what it was, unless that has been put right."""
+
+        def remove() -> bool:
+            lost = is_lost()
+            if lost:
+                self._layout.blob(digest).unlink(missing_ok=True)
+            return lost
+
+        def account(row: ObjectRow | None) -> None:
+            self.space.stored_bytes -= row.size_bytes if row else 0
+
+        _log.warning("an object is gone from the disk", digest=str(digest))
+        dropping = self._pools.index_write.start(self._index.drop_object, str(digest), if_so=remove)
+        await self._accounted(dropping, account)
+        await self.facts.forget_object(str(digest))
+
+    async def _write_uses(self) -> None:
+        """Write pending uses; one of an index is one of its images and their layers, too.
+
+        A node that has the layers asks for the index only (FIELD, trap 24).
+        """
+        indexes, self._indexes = self._indexes, []
+        for repository, scope, index in indexes:
+            for child in index.links:
+                with suppress(MirrorError):
+                    await self.manifest(repository, child.digest, scope)
+        uses = self._uses.take_pending()
+        if uses:
+            await self._pools.index_write.run(self._index.touch, uses)
 
     async def _evict(self, need_bytes: int) -> int:
+        def account(victims: list[tuple[str, ObjectRow]]) -> None:
+            self.space.stored_bytes -= sum(row.size_bytes for _, row in victims)
+
+        await self._write_uses()
         freed_bytes = 0
         while freed_bytes < need_bytes:
-            victims = await self._pools.index_write.run(
-                self._index.evict, need_bytes - freed_bytes, self._is_used, self._remove
+            evicting = self._pools.index_write.start(
+                self._index.evict, need_bytes - freed_bytes, self._uses.is_used, self._remove
             )
+            victims = await self._accounted(evicting, account)
             if not victims:
                 break
             for digest, row in victims:
@@ -320,31 +345,17 @@ class Store:
                 await self.facts.forget_object(digest)
                 self._metrics.cache_evictions.labels("size").inc()
                 self._metrics.cache_evicted_bytes.inc(row.size_bytes)
-            self._show_totals()
         return freed_bytes
-
-    def _is_used(self, digest: str) -> bool:
-        return self._users[digest] > 0
 
     def _remove(self, digest: str, row: ObjectRow) -> None:
         parsed = Digest.parse(digest)
         self._layout.blob(parsed).unlink(missing_ok=True)
         for text in row.repositories:
             upstream, _, name = text.partition("/")
-            self.refs.drop_manifest(Repository(upstream, name), parsed)
-
-    def _sweep_partials(self) -> None:
-        for path in self._layout.partials.iterdir():
-            path.unlink(missing_ok=True)
+            self.refs.drop(Repository(upstream, name), parsed)
 
     def _show_totals(self) -> None:
         totals = self._index.totals
-        self.space.stored_bytes = totals.size_bytes
-        self._metrics.cache_bytes.set(self.space.used_bytes)
         self._metrics.cache_limit_bytes.set(self.space.limit_bytes)
         self._metrics.cache_objects.labels("blob").set(totals.blobs)
         self._metrics.cache_objects.labels("manifest").set(totals.manifests)
-
-
-def _open(path: Path) -> BinaryIO:
-    return path.open("rb", buffering=0)

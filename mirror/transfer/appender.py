@@ -32,6 +32,7 @@ class Appender:
         Raises:
             OSError: the disk is full or broken.
         """
+        self._raise()
         self._pieces.append(piece)
         self._waiting_bytes += len(piece)
         self._start()
@@ -62,9 +63,7 @@ class Appender:
 
     def _ended(self, append: "asyncio.Future[None]") -> None:
         self._busy = None
-        if append.cancelled():
-            return
-        self._error = append.exception()
+        self._error = asyncio.CancelledError() if append.cancelled() else append.exception()
         if self._error is None:
             self._on_progress()
             self._start()

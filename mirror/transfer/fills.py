@@ -8,13 +8,20 @@ from functools import partial
 from typing import Final, Literal
 
 from mirror.domain.backoff import delay_seconds
-from mirror.domain.errors import ContentMismatchError, MirrorError, TroubleError
+from mirror.domain.errors import (
+    ContentMismatchError,
+    MirrorError,
+    TroubleError,
+    UpstreamTroubleError,
+)
 from mirror.domain.names import Digest, Repository
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
 from mirror.runtime.pools import Pool
+from mirror.store.space import NoSpaceError
 from mirror.store.store import Store
-from mirror.transfer.fill import Fill, Span
+from mirror.transfer.download import Download, Span
+from mirror.transfer.fill import Fill
 from mirror.transfer.slots import Slots
 from mirror.upstream.registry import BlobStream
 from mirror.upstream.upstreams import Upstreams
@@ -22,7 +29,10 @@ from mirror.upstream.upstreams import Upstreams
 _TRIES_WITHOUT_PROGRESS: Final = 5
 _BACKOFF_BASE_SECONDS: Final = 0.2
 _BACKOFF_CAP_SECONDS: Final = 5.0
+_OUTGROWN_MAX: Final = 1000
 _log = get_logger("transfer")
+
+Key = tuple[str, Digest]
 
 
 class Retries:
@@ -70,8 +80,10 @@ class Fills:
         self._pool = pool
         self._metrics = metrics
         self._abandon = abandon
-        self._fills: dict[tuple[str, Digest], Fill] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._fills: dict[Key, Fill] = {}
+        self._tasks: dict[asyncio.Task[None], Fill] = {}
+        self._last: dict[Key, asyncio.Task[None]] = {}
+        self._outgrown: dict[Key, None] = {}
         self.slots = Slots(max_concurrent)
 
     def running(self, scope: str, digest: Digest) -> Fill | None:
@@ -92,16 +104,18 @@ class Fills:
             source: The repository that the caller may ask for it.
             expected_bytes: Its size by a manifest, for upstreams that do not tell.
         """
-        fill = self._fills.get((scope, digest))
+        key = scope, digest
+        fill = self._fills.get(key)
         if fill is not None:
             fill.add_source(source)
             return fill, False
-        fill = self._fills[scope, digest] = Fill(digest, scope, source, expected_bytes)
-        task = asyncio.create_task(self._run(fill), name=f"fill {digest}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        if self._abandon == "stop":
-            fill.on_abandoned = partial(_cancel, task)
+        fill = self._fills[key] = Fill(digest, scope, source, expected_bytes)
+        fill.is_too_large = key in self._outgrown
+        running = self._run(fill, self._last.get(key))
+        task = self._last[key] = asyncio.create_task(running, name=f"fill {digest}")
+        self._tasks[task] = fill
+        task.add_done_callback(self._ended)
+        fill.on_readers_changed = partial(self._readers_changed, fill, task)
         return fill, True
 
     @asynccontextmanager
@@ -122,20 +136,31 @@ class Fills:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Stop all downloads and wait until their files are closed."""
-        for task in self._tasks:
-            task.cancel()
+        """Stop all downloads and wait until their files are closed; what is whole is kept."""
+        for task, fill in self._tasks.items():
+            if not fill.is_verified:
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self, fill: Fill) -> None:
+    async def _run(self, fill: Fill, before: "asyncio.Task[None] | None") -> None:
         self._metrics.fills_in_progress.inc()
         outcome = "committed"
         try:
-            await fill.run(
-                self._store, self._pool, self.slots, self.open_blob, Retries(self._metrics)
+            if before is not None:
+                await asyncio.wait([before])  # it was given up, but its file is still open
+            download = Download(
+                fill,
+                store=self._store,
+                pool=self._pool,
+                slots=self.slots,
+                open_blob=self.open_blob,
+                patience=Retries(self._metrics),
             )
+            await download.run()
         except MirrorError as error:
             outcome = "mismatch" if isinstance(error, ContentMismatchError) else "failed"
+            if isinstance(error, NoSpaceError) and fill.has_head and fill.size_bytes is None:
+                self._note_outgrown(fill)
             self._report(fill, error)
         except asyncio.CancelledError:
             outcome = "abandoned"
@@ -143,9 +168,36 @@ class Fills:
             outcome = "failed"
             _log.exception("a fill failed unexpectedly", digest=str(fill.digest))
         finally:
-            del self._fills[fill.scope, fill.digest]
+            self._forget(fill)
             self._metrics.fills_in_progress.dec()
             self._metrics.fills.labels(outcome).inc()
+
+    def _readers_changed(self, fill: Fill, task: "asyncio.Task[None]") -> None:
+        if self._abandon == "stop" and not fill.readers and not fill.is_verified:
+            self._forget(fill)
+            task.cancel()
+        self.slots.assign()
+
+    def _forget(self, fill: Fill) -> None:
+        """Let the next one who asks start anew."""
+        key = fill.scope, fill.digest
+        if self._fills.get(key) is fill:
+            del self._fills[key]
+
+    def _note_outgrown(self, fill: Fill) -> None:
+        """Have an object of untold length pass the cache the next time: it does not fit."""
+        while len(self._outgrown) >= _OUTGROWN_MAX:
+            del self._outgrown[next(iter(self._outgrown))]
+        self._outgrown[fill.scope, fill.digest] = None
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        fill = self._tasks.pop(task)
+        # One that was cancelled before its first step has told nobody so far.
+        fill.end(UpstreamTroubleError("the download was interrupted"))
+        self._forget(fill)
+        key = fill.scope, fill.digest
+        if self._last.get(key) is task:
+            del self._last[key]
 
     def _report(self, fill: Fill, error: MirrorError) -> None:
         upstream = fill.active_source.upstream
@@ -159,7 +211,3 @@ class Fills:
             received_bytes=fill.received_bytes,
             reason=str(error),
         )
-
-
-def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()

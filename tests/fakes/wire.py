@@ -200,7 +200,8 @@ class Connection(asyncio.Protocol):
             raise GoneError
         self.transport.write(data)
         await self._writable.wait()
-        if self.gone.is_set():
+        # A transport that was reset swallows what is written until it says so.
+        if self.gone.is_set() or self.transport.is_closing():
             raise GoneError
 
     async def until(self, event: asyncio.Event) -> None:

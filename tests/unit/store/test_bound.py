@@ -72,7 +72,7 @@ class World:
         assert {digest.hex for digest in self.held} <= names, "what is read was evicted"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(STEPS)
 def test_the_bound_holds_and_what_is_read_stays(steps: list[tuple[str, int]]) -> None:
     async def run(directory: Path) -> None:

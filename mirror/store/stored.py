@@ -1,0 +1,77 @@
+"""An object of the store, open for reading."""
+
+import asyncio
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from mirror.domain.names import Digest
+from mirror.runtime.pools import Pool
+from mirror.store.uses import Uses
+
+
+class StoredObject:
+    """An object of the store, open for reading; it is not evicted while it is open."""
+
+    def __init__(self, digest: Digest, file: BinaryIO, size_bytes: int, uses: Uses) -> None:
+        self.file = file
+        self.size_bytes = size_bytes
+        self._digest = digest
+        self._uses = uses
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if not self.file.closed:
+            self.file.close()
+            self._uses.leave(self._digest)
+
+
+async def open_whole(pool: Pool, path: Path, size_bytes: int) -> BinaryIO | None:
+    """Open a file of *size_bytes*; ``None`` where there is none of that size.
+
+    A caller that is cancelled leaves no open file behind.
+    """
+    opening = pool.start(_open, path, size_bytes)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+
+
+def is_whole(path: Path, size_bytes: int) -> bool:
+    """Return whether there is a file of that size."""
+    try:
+        return path.stat().st_size == size_bytes
+    except FileNotFoundError:
+        return False
+
+
+def _open(path: Path, size_bytes: int) -> BinaryIO | None:
+    try:
+        file = path.open("rb", buffering=0)
+    except FileNotFoundError:
+        return None
+    if os.fstat(file.fileno()).st_size == size_bytes:
+        return file
+    file.close()
+    return None
+
+
+def _close(opening: "asyncio.Future[BinaryIO | None]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        file = opening.result()
+        if file is not None:
+            file.close()
