@@ -71,6 +71,8 @@ async def _serve(settings: Settings, source: Path | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # Without this, the signal that means "reload" to most daemons would end the process.
+    loop.add_signal_handler(signal.SIGHUP, _log.warning, "reload is not available yet: restart")
     async with running(settings) as up:
         _log.info(
             "serving",

@@ -25,7 +25,7 @@ containerd /etc/containerd/certs.d/docker.io/hosts.toml, likewise for each regis
              server = "https://registry-1.docker.io"
              [host."{url}"]
                capabilities = ["pull", "resolve"]
-               dial_timeout = "1s"
+               dial_timeout = "2s"
 
 Podman,    /etc/containers/registries.conf.d/10-mirror.conf:
 CRI-O        [[registry]]

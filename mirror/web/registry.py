@@ -285,7 +285,11 @@ def _unsatisfiable(
 
 
 def _common(facts: Facts) -> dict[str, str]:
-    return {API_VERSION[0]: API_VERSION[1], "X-Request-Id": facts.request_id}
+    return {
+        API_VERSION[0]: API_VERSION[1],
+        "X-Request-Id": facts.request_id,
+        "Server": "mirror",  # and not the versions of Python and aiohttp
+    }
 
 
 def _identity(digest: Digest) -> dict[str, str]:

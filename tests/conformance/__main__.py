@@ -14,6 +14,7 @@ from tests.e2e.mirror_process import Mirror
 from tests.e2e.registry import Registry
 
 from . import suites
+from .pull import run_pull
 from .suites import Content, SetupError, Verdict
 
 REPOSITORY = "conformance/content"
@@ -68,6 +69,7 @@ def _run_suites(work: Path, new: Path, content: Content, mirror: Mirror) -> list
             empty_repository=prefix + content.empty_repository,
         )
         verdicts.append(suites.run_new(new, seen, work / "new"))
+        verdicts.append(run_pull(seen))
     return verdicts
 
 
