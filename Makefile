@@ -21,7 +21,7 @@ run: $(VENV)/.runtime ## Start a Docker Hub mirror on :5000 (PORT=…, ADMIN_POR
 	exec $(BIN)/mirror serve
 
 test: $(VENV)/.dev ## Run the fast tests with coverage (no root, no network)
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest -n auto --cov --cov-report=term
 
 lint: $(VENV)/.dev ## Check format, style, types and the import contract
 	$(BIN)/ruff format --check .
