@@ -1,0 +1,100 @@
+"""Log lines: one for an event, no secret in it, and nothing that breaks out of it."""
+
+import io
+import json
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror.observe.logs import REDACTED, Format, configure, get_logger, redact_text
+
+SECRET = "canary-4711"
+
+
+def only(lines: io.StringIO) -> dict[str, Any]:
+    (line,) = lines.getvalue().splitlines()
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"authorization": f"Basic {SECRET}"},
+        {"password": SECRET},
+        {"upstream_token": SECRET},
+        {"headers": {"Authorization": SECRET, "Cookie": SECRET}},
+        {"nested": [{"secret": SECRET}]},
+        {"url": f"https://user:{SECRET}@cdn.example/x"},
+        {"url": f"https://cdn.example/x?X-Amz-Signature={SECRET}"},
+        {"text": f"sent Authorization: Bearer {SECRET}"},
+        {"text": f"grant_type=password&password={SECRET}"},
+        {"body": f'{{"token": "{SECRET}"}}'},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_secret_gets_into_a_line(facts: dict[str, Any], log_format: Format) -> None:
+    lines = io.StringIO()
+    configure(log_format, "info", lines)
+    get_logger("test").info("event", **facts)
+
+    assert SECRET not in lines.getvalue()
+    assert REDACTED in lines.getvalue()
+
+
+def test_the_facts_are_there(log_lines: io.StringIO) -> None:
+    get_logger("test").warning("a thing", count=3, name="x", ratio=0.5, big=10**30)
+
+    line = only(log_lines)
+    assert (line["event"], line["level"], line["count"], line["name"]) == (
+        "a thing",
+        "warning",
+        3,
+        "x",
+    )
+    assert line["ratio"] == 0.5
+    assert "timestamp" in line
+
+
+def test_libraries_log_in_the_same_form(log_lines: io.StringIO) -> None:
+    logging.getLogger("some.library").error("could not %s", "do it")
+    assert only(log_lines)["event"] == "could not do it"
+
+
+def test_an_exception_shows_no_variables(log_lines: io.StringIO) -> None:
+    hidden = SECRET
+    try:
+        int(hidden[:6] + "!")
+    except ValueError:
+        get_logger("test").exception("it failed")
+
+    line = only(log_lines)
+    assert "ValueError: invalid literal" in line["exception"]
+    assert SECRET not in json.dumps(line)
+
+
+def test_a_level_is_a_floor() -> None:
+    lines = io.StringIO()
+    configure("json", "warning", lines)
+    get_logger("test").info("quiet")
+    assert lines.getvalue() == ""
+
+
+@given(st.text(max_size=60), st.sampled_from(["json", "console"]))
+def test_nothing_breaks_out_of_its_line(text: str, log_format: Format) -> None:
+    lines = io.StringIO()
+    configure(log_format, "info", lines)
+    get_logger("test").info("event", user_agent=text)
+
+    assert len(lines.getvalue().split("\n")) == 2
+    assert "\x1b" not in lines.getvalue()
+    assert "\r" not in lines.getvalue()
+
+
+@given(st.text(max_size=60))
+def test_redaction_never_fails(text: str) -> None:
+    assert isinstance(redact_text(text), str)
