@@ -30,6 +30,7 @@ from mirror.settings import ListenAddress, Settings, Upstream
 from mirror.store.layout import LayoutError
 from mirror.store.store import Store
 from mirror.transfer.fills import Fills
+from mirror.transfer.sources import Sources
 from mirror.upstream.upstreams import Upstreams
 from mirror.web.access import access_logger
 from mirror.web.admin import AdminApi
@@ -111,11 +112,11 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         stack.push_async_callback(tier.clear)
         store = Store(settings.cache, pools, tier, metrics, clock)
         stack.push_async_callback(store.close)
-        upstreams = Upstreams(settings.upstreams, pools, tier, metrics)
+        upstreams = Upstreams(settings.upstreams, pools, tier, metrics, clock)
         stack.push_async_callback(upstreams.close)
         fills = Fills(
             store,
-            upstreams,
+            Sources(upstreams, metrics),
             pools.fill,
             metrics,
             max_concurrent=settings.fill.max_concurrent,
@@ -185,8 +186,6 @@ class _Services:
             upstreams=upstreams,
             fills=fills,
             policies=policies,
-            pool=pools.fill,
-            metrics=metrics,
             range_wait_seconds=settings.fill.range_wait_seconds,
         )
         self.lists = Lists(

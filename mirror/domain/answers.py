@@ -9,6 +9,7 @@ from typing import Final
 
 from mirror.domain.errors import (
     BlobUnknownError,
+    ContentMismatchError,
     DeniedError,
     ManifestUnknownError,
     MirrorError,
@@ -59,6 +60,9 @@ def refusal(answer: Answer) -> MirrorError | None:  # noqa: PLR0911 -- a table o
         return DeniedError(answer.what)
     if answer.status == 429:
         return RateLimitedError(answer.upstream, answer.retry_after_seconds)
+    if answer.status == 416:
+        # We ask for a range only where bytes of this object are known to be.
+        return ContentMismatchError(f"{answer.what}: it ends before the point reached earlier")
     if answer.status in {408, 504}:
         return UpstreamTimeoutError(f"{answer.what}: status {answer.status}")
     # What is left is transient: 5xx, a CDN's refusal of an expired URL, a bot wall's HTML.

@@ -39,6 +39,11 @@ class Refusal:
     error: MirrorError
 
 
+def in_order(endpoints: Sequence[Endpoint], avoid: Collection[str]) -> list[Endpoint]:
+    """Return the endpoints in the order to ask them: those whose URL is in *avoid* last."""
+    return sorted(endpoints, key=lambda endpoint: endpoint.url in avoid)
+
+
 def combined(refusals: Sequence[Refusal]) -> MirrorError:
     """Return the one error that stands for all endpoints having failed.
 

@@ -50,12 +50,16 @@ class LinkKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a manifest says of an object that it refers to."""
+    """What a manifest says of an object that it refers to.
+
+    ``platform`` is of the children of an index, in the form ``linux/arm/v7``.
+    """
 
     digest: Digest
     size_bytes: int
     media_type: str
     kind: LinkKind
+    platform: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +213,15 @@ def _descriptor(entry: object, kind: LinkKind) -> Iterator[Descriptor]:
         raise ManifestInvalidError(str(error)) from None
     if kind is LinkKind.BLOB and is_foreign:
         return  # a foreign layer is elsewhere (CVE-2020-15157): it links nothing here
-    yield Descriptor(digest, size, media_type, kind)
+    yield Descriptor(digest, size, media_type, kind, _platform(fields.get("platform")))
+
+
+def _platform(value: object) -> str | None:
+    """Return what an image runs on; nobody is refused for how it is written."""
+    if not isinstance(value, dict):
+        return None
+    parts = [value.get(name) for name in ("os", "architecture", "variant")]
+    return "/".join(part[:64] for part in parts if isinstance(part, str) and part) or None
 
 
 def is_index(media_type: str) -> bool:

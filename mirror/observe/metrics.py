@@ -43,7 +43,7 @@ class Result(StrEnum):
     """No content was delivered."""
 
 
-FILL_OUTCOMES: Final = ("committed", "failed", "mismatch", "abandoned")
+FILL_OUTCOMES: Final = ("committed", "failed", "mismatch", "disk", "abandoned")
 
 
 class Metrics:

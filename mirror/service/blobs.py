@@ -7,15 +7,15 @@ from mirror.domain.errors import MirrorError, OverloadedError, UpstreamTimeoutEr
 from mirror.domain.manifests import LinkKind
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository
 from mirror.observe.logs import get_logger
-from mirror.observe.metrics import Metrics, Result
-from mirror.runtime.pools import Pool
+from mirror.observe.metrics import Result
 from mirror.runtime.single_flight import SingleFlight
 from mirror.service.policies import Policies
 from mirror.service.served import Served
 from mirror.store.rows import LinkRow
 from mirror.store.space import NoSpaceError
 from mirror.store.store import Store, StoredObject
-from mirror.transfer.bodies import Body, FillBody, PassthroughBody, StoredBody
+from mirror.transfer.bodies import Body, FillBody, StoredBody
+from mirror.transfer.bypass import PassthroughBody
 from mirror.transfer.fills import Fills
 from mirror.upstream.upstreams import Upstreams
 
@@ -32,16 +32,12 @@ class Blobs:
         upstreams: Upstreams,
         fills: Fills,
         policies: Policies,
-        pool: Pool,
-        metrics: Metrics,
         range_wait_seconds: float,
     ) -> None:
         self._store = store
         self._upstreams = upstreams
         self._fills = fills
         self._policies = policies
-        self._pool = pool
-        self._metrics = metrics
         self._range_wait_seconds = range_wait_seconds
         self._flights: SingleFlight[tuple[Repository, Digest], int | None] = SingleFlight()
 
@@ -164,13 +160,7 @@ class Blobs:
         may_have: bool,
     ) -> tuple[Body, Served]:
         fill, started = self._fills.board(scope, digest, repository, expected_bytes)
-        body = FillBody(
-            fill,
-            repository,
-            self._upstreams.of(repository),
-            self._metrics,
-            self._range_wait_seconds,
-        )
+        body = FillBody(fill, repository, self._fills.direct, self._range_wait_seconds)
         try:
             await body.head()
             if not may_have and fill.first_byte_at is None:
@@ -195,14 +185,7 @@ class Blobs:
     async def _past_the_cache(
         self, repository: Repository, digest: Digest, expected_bytes: int | None
     ) -> tuple[Body, Served]:
-        body = PassthroughBody(
-            self._upstreams.of(repository),
-            repository,
-            digest,
-            pool=self._pool,
-            slots=self._fills.slots,
-            metrics=self._metrics,
-        )
+        body = PassthroughBody(self._fills.direct, repository, digest)
         try:
             await body.head(expected_bytes)
         except BaseException:

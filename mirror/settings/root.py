@@ -33,7 +33,7 @@ class Cache(Section):
     """How much it may hold: a size, or a share of the file system."""
     min_free: Space = SizeOrShare(share=0.05)
     """How much of the file system stays free: a size, or a share."""
-    keep_partial_seconds: Annotated[Duration, Later()] = DAY_SECONDS
+    keep_partial_seconds: Duration = DAY_SECONDS
     """How long the beginning of an unfinished download is kept."""
     memory_bytes: Size = 64 * MIB
     """Memory for hot manifests, tags, tokens and links."""

@@ -1,15 +1,23 @@
 """An object on its way in: either a verified file comes out of it, or nothing.
 
-All calls are synchronous; ``append``, ``verify`` and ``publish`` belong in a thread. Bytes
-are written at explicit offsets, because ``sendfile`` to the readers moves the position that
-a descriptor has.
+Most calls are synchronous and belong in a thread. Bytes are written at explicit offsets,
+because ``sendfile`` to the readers moves the position that a descriptor has.
+
+Beside the file stands a sidecar that says of what it is the beginning, so that the next
+process goes on with it (DESIGN, invariant 4).
 """
 
+import fcntl
 import hashlib
 import os
 import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Final
+
+import msgspec
 
 from mirror.domain.names import Digest
 from mirror.store.layout import make_directory, sync_directory
@@ -18,29 +26,104 @@ _sync: Final = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
 
 _SYNC_EVERY_BYTES: Final = 64 * 1024 * 1024
+_READ_BYTES: Final = 1024 * 1024
+_REPOSITORIES_MAX: Final = 16
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class PartialClosedError(Exception):
     """The fill was given up while a piece of it was still on its way to the disk."""
 
 
+class Sidecar(msgspec.Struct, frozen=True):
+    """What a partial is the beginning of.
+
+    ``size_bytes`` is the length of the whole, if upstream told. Up to ``synced_bytes`` the
+    file outlasts a power failure; beyond that, another ``boot_id`` makes it worthless, since
+    the length of the file may cover blocks that were never written.
+    """
+
+    size_bytes: int | None
+    repositories: tuple[str, ...]
+    endpoint: str
+    synced_bytes: int
+    boot_id: str
+
+
 class Partial:
     """A growing file, its hash, and the name it gets when it is right.
 
-    ``length_bytes`` is how much is on disk. ``close`` may come at any moment, from the event
-    loop, even while a thread appends: the lock makes it wait for that one piece.
+    ``length_bytes`` is how much is on disk, ``resumed_bytes`` how much of it came from
+    before; ``sidecar`` is what was known then. ``close`` may come at any moment, from the
+    event loop, even while a thread appends: the lock makes it wait for that one piece.
+
+    The writer holds an exclusive lock on the file, which turns into a shared one when the
+    file gets its name: so eviction leaves it alone until its last reader has gone.
     """
 
-    def __init__(self, digest: Digest, path: Path, target: Path) -> None:
+    def __init__(
+        self,
+        digest: Digest,
+        path: Path,
+        target: Path,
+        replace_file: Callable[[Path, bytes], None],
+    ) -> None:
+        """Open the file, or go on with the one that is there.
+
+        Raises:
+            OSError: it cannot be opened; BlockingIOError: somebody else writes it.
+        """
         self.digest = digest
-        self._path = path
+        self.path = path
         self._target = target
+        self._replace_file = replace_file
         self._lock = threading.Lock()
         self._hash = digest.new_hash()
-        self._synced_bytes = 0
         self._published = False
-        self.file: BinaryIO = path.open("w+b", buffering=0)
-        self.length_bytes = 0
+        self._formers: list[Former] = []
+        self._description: tuple[int | None, tuple[str, ...], str] | None = None
+        self.sidecar = read_sidecar(path)
+        self.file: BinaryIO = _locked(path)
+        try:
+            self.length_bytes = self._usable_bytes()
+            os.ftruncate(self.file.fileno(), self.length_bytes)
+        except BaseException:
+            self.file.close()
+            raise
+        self.resumed_bytes = self.length_bytes
+        self._synced_bytes = min(
+            self.length_bytes, self.sidecar.synced_bytes if self.sidecar else 0
+        )
+
+    def describe(self, size_bytes: int | None, repository: str, endpoint: str) -> None:
+        """Note what this is the beginning of, and who said so last; written with what comes."""
+        known = self.sidecar.repositories if self.sidecar else ()
+        repositories = tuple(dict.fromkeys((repository, *known)))[:_REPOSITORIES_MAX]
+        self._description = (size_bytes, repositories, endpoint)
+
+    def rebuild(self) -> None:
+        """Hash what is there from before; to be done before anything is appended.
+
+        Raises:
+            OSError: it cannot be read.
+            PartialClosedError: it was closed meanwhile.
+        """
+        offset = 0
+        while offset < self.resumed_bytes:
+            with self._lock:
+                if self.file.closed:
+                    raise PartialClosedError
+                count = min(_READ_BYTES, self.resumed_bytes - offset)
+                data = os.pread(self.file.fileno(), count, offset)
+                if not data:
+                    raise OSError(None, "a partial is shorter than it was")
+                self._hash.update(data)
+            offset += len(data)
+
+    def replaces(self, former: "Partial") -> "Former":
+        """Compare all that is appended with what readers got of *former*."""
+        self._formers.append(Former(former))
+        return self._formers[-1]
 
     def append(self, pieces: list[bytes]) -> None:
         """Hash and write what has come.
@@ -52,12 +135,14 @@ class Partial:
         with self._lock:
             if self.file.closed:
                 raise PartialClosedError
+            self._write_description()
             for piece in pieces:
+                for former in self._formers:
+                    former.compare(piece, self.length_bytes)
                 self._hash.update(piece)
                 self._write(piece)
             if self.length_bytes - self._synced_bytes >= _SYNC_EVERY_BYTES:
-                _sync(self.file.fileno())
-                self._synced_bytes = self.length_bytes
+                self._sync()
 
     def begins_with(self, prefix_hash: "hashlib._Hash") -> bool:
         """Return whether another download's first ``length_bytes`` bytes are the same ones."""
@@ -74,20 +159,62 @@ class Partial:
                 raise PartialClosedError
             os.ftruncate(self.file.fileno(), self.length_bytes)
             os.fsync(self.file.fileno())
+            fcntl.flock(self.file, fcntl.LOCK_SH)
             make_directory(self._target.parent)
-            self._path.replace(self._target)
+            self.path.replace(self._target)
             self._published = True
             sync_directory(self._target.parent)
+            sidecar_path(self.path).unlink(missing_ok=True)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the file has its name."""
+        return self._published
 
     def discard(self) -> None:
         """Remove the file unless it was published; readers keep what they have open."""
         if not self._published:
-            self._path.unlink(missing_ok=True)
+            remove_partial(self.path)
+
+    def rest(self) -> None:
+        """Let somebody else go on with the file; readers keep it open."""
+        with self._lock:
+            if not self.file.closed:
+                fcntl.flock(self.file, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
             self.file.close()
+
+    # --- inside ----------------------------------------------------------------------------
+
+    def _usable_bytes(self) -> int:
+        """Return how much of the file from before is to be believed."""
+        if self.sidecar is None:
+            return 0
+        length_bytes = os.fstat(self.file.fileno()).st_size
+        if self.sidecar.boot_id != boot_id() or not self.sidecar.boot_id:
+            length_bytes = min(length_bytes, self.sidecar.synced_bytes)
+        if self.sidecar.size_bytes is not None:
+            length_bytes = min(length_bytes, self.sidecar.size_bytes)
+        return length_bytes
+
+    def _write_description(self) -> None:
+        description, self._description = self._description, None
+        if description is not None:
+            self.sidecar = Sidecar(*description, self._synced_bytes, boot_id())
+            self._write_sidecar()
+
+    def _sync(self) -> None:
+        _sync(self.file.fileno())
+        self._synced_bytes = self.length_bytes
+        if self.sidecar is not None:
+            self.sidecar = msgspec.structs.replace(self.sidecar, synced_bytes=self._synced_bytes)
+            self._write_sidecar()
+
+    def _write_sidecar(self) -> None:
+        self._replace_file(sidecar_path(self.path), msgspec.json.encode(self.sidecar))
 
     def _write(self, piece: bytes) -> None:
         view = memoryview(piece)
@@ -95,3 +222,82 @@ class Partial:
             written = os.pwrite(self.file.fileno(), view, self.length_bytes)
             self.length_bytes += written
             view = view[written:]
+
+
+class Former:
+    """What readers got of an object whose bytes turned out to be wrong.
+
+    Those whose bytes are right so far go on with the new download: the first
+    ``agreed_bytes`` are the same in both. ``differs`` tells that no more will be.
+    """
+
+    def __init__(self, partial: Partial) -> None:
+        self._file = partial.file
+        self._length_bytes = partial.length_bytes
+        self.agreed_bytes = 0
+        self.differs = False
+
+    def compare(self, piece: bytes, offset: int) -> None:
+        """Compare a piece of the new download, which comes at *offset*; in a thread."""
+        if self.differs or offset >= self._length_bytes:
+            return
+        count = min(len(piece), self._length_bytes - offset)
+        data = os.pread(self._file.fileno(), count, offset)
+        agreed = _common(memoryview(piece), memoryview(data))
+        self.agreed_bytes = offset + agreed
+        self.differs = agreed < count
+
+
+def _common(one: memoryview, other: memoryview) -> int:
+    """Return how many bytes at the beginning are the same."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
+    return low
+
+
+@cache
+def boot_id() -> str:
+    """Return what is another at each start of the machine; empty where nothing tells."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return where the sidecar of a partial stands."""
+    return path.with_name(f"{path.name}.json")
+
+
+def read_sidecar(path: Path) -> Sidecar | None:
+    """Return the sidecar of a partial, if there is one that can be read."""
+    try:
+        return msgspec.json.decode(sidecar_path(path).read_bytes(), type=Sidecar)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def remove_partial(path: Path) -> None:
+    """Remove a partial and what belongs to it."""
+    path.unlink(missing_ok=True)
+    sidecar_path(path).unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> BinaryIO:
+    """Open a file that nobody else writes; it is still the one at *path* when we have it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.fdopen(descriptor, "r+b", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # it was renamed or removed in between

@@ -32,11 +32,13 @@ class Space:
         self.reserved_bytes = 0
         self.written_bytes = 0
         """How much of the reserved bytes is on disk already."""
+        self.idle_bytes: Callable[[], int] = lambda: 0
+        """How much is held by downloads that wait to go on."""
 
     @property
     def used_bytes(self) -> int:
-        """Stored bytes and reservations together."""
-        return self.stored_bytes + self.reserved_bytes
+        """Stored bytes, reservations and idle partials together."""
+        return self.stored_bytes + self.reserved_bytes + self.idle_bytes()
 
     @property
     def limit_bytes(self) -> int:
@@ -96,6 +98,12 @@ class Reservation:
         """Set *more_bytes* aside; raises NoSpaceError."""
         await self._space.reserve(more_bytes, self._evict)
         self.size_bytes += more_bytes
+
+    def adopt(self, size_bytes: int) -> None:
+        """Take over bytes that are on disk and were counted as idle until now."""
+        self._space.reserved_bytes += size_bytes
+        self.size_bytes += size_bytes
+        self.written(size_bytes)
 
     def written(self, size_bytes: int) -> None:
         """Tell how much of the object is on disk."""

@@ -24,6 +24,7 @@ from mirror.settings import Cache
 from mirror.store.facts import Facts
 from mirror.store.layout import Layout
 from mirror.store.partial import Partial
+from mirror.store.partials import Partials
 from mirror.store.recovery import open_index
 from mirror.store.refs import BlobRef, ManifestRef, Refs, TagRef
 from mirror.store.rows import LinkRow, ObjectRow, TagRow
@@ -53,8 +54,9 @@ class Store:
         self.refs = Refs(self._layout)
         self._layout.prepare()
         self._lock = self._layout.lock()
+        self.partials = Partials(self._layout, settings.keep_partial_seconds, clock)
         try:
-            self._layout.sweep()
+            self.partials.recover()
             self._index = open_index(self._layout, self.refs)
         except BaseException:
             self._lock.close()
@@ -70,6 +72,7 @@ class Store:
         self.facts = Facts(self._index, pools, tier)
         self.space = Space(settings.directory, settings.max_size, settings.min_free)
         self.space.stored_bytes = self._index.totals.size_bytes
+        self.space.idle_bytes = lambda: self.partials.idle_bytes
         metrics.cache_bytes.set_function(lambda: self.space.used_bytes)
         self._show_totals()
 
@@ -130,13 +133,9 @@ class Store:
 
     # --- writing ---------------------------------------------------------------------------
 
-    def reservation(self) -> Reservation:
+    def reservation(self, upstream: str = "") -> Reservation:  # noqa: ARG002 -- a bound of its own comes
         """Return room for an object, none yet; it grows by evicting what was used longest ago."""
         return Reservation(self.space, self._evict)
-
-    def partial(self, digest: Digest, scope: str) -> Partial:
-        """Return an empty file for an object on its way in; blocks for one ``open``."""
-        return Partial(digest, self._layout.partial(scope, digest), self._layout.blob(digest))
 
     async def commit_blob(
         self, partial: Partial, source: Repository, scope: str, reservation: Reservation
@@ -211,6 +210,7 @@ class Store:
         """Stay below the bound and write last uses, every few seconds, for ever."""
         while True:
             try:
+                await self._pools.fill.run(self.partials.expire)
                 await self.space.trim(self._evict)
                 await self.flush()
             except OSError as error:
@@ -327,12 +327,15 @@ class Store:
         if uses:
             await self._pools.index_write.run(self._index.touch, uses)
 
+    async def _drop_idle_partials(self, need_bytes: int) -> int:
+        return await self._pools.fill.run(self.partials.drop, need_bytes)
+
     async def _evict(self, need_bytes: int) -> int:
         def account(victims: list[tuple[str, ObjectRow]]) -> None:
             self.space.stored_bytes -= sum(row.size_bytes for _, row in victims)
 
         await self._write_uses()
-        freed_bytes = 0
+        freed_bytes = await self._drop_idle_partials(need_bytes)
         while freed_bytes < need_bytes:
             evicting = self._pools.index_write.start(
                 self._index.evict, need_bytes - freed_bytes, self._uses.is_used, self._remove

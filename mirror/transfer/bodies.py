@@ -5,27 +5,22 @@ it yields exactly the bytes of the span it was asked for, or raises.
 """
 
 import asyncio
-import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol
 
-from mirror.domain.errors import ContentMismatchError, MirrorError, UpstreamTroubleError
-from mirror.domain.names import Digest, Repository
+from mirror.domain.errors import MirrorError, UpstreamTroubleError
+from mirror.domain.names import Repository
 from mirror.domain.ranges import Span
 from mirror.observe.logs import get_logger
-from mirror.observe.metrics import Metrics
-from mirror.runtime.pools import Pool
+from mirror.store.space import NoSpaceError
 from mirror.store.store import StoredObject
-from mirror.transfer.fill import HOLD_BACK_BYTES, Fill
-from mirror.transfer.slots import Slots
-from mirror.upstream.registry import Registry
+from mirror.transfer.bypass import READ_AHEAD_BYTES, Bypass, Direct
+from mirror.transfer.fill import Fill
 
 FORWARDED_RANGES_MAX: Final = 2
 """For one fill; each costs upstream at most what its client reads and the read-ahead."""
-
-_READ_AHEAD_BYTES: Final = 1024 * 1024
 _MEASURE_MAX_SECONDS: Final = 1.0
 _log = get_logger("transfer")
 
@@ -78,30 +73,56 @@ class FillBody:
     """An object on its way in; enter it without awaiting after the fill was boarded."""
 
     def __init__(
-        self,
-        fill: Fill,
-        source: Repository,
-        registry: Registry,
-        metrics: Metrics,
-        range_wait_seconds: float,
+        self, fill: Fill, source: Repository, direct: Direct, range_wait_seconds: float
     ) -> None:
         self.size_bytes: int | None = None
         self._fill = fill.__enter__()
         self._source = source
-        self._registry = registry
-        self._metrics = metrics
+        self._direct = direct
+        self._metrics = direct.metrics
         self._range_wait_seconds = range_wait_seconds
         self._measure_seconds = min(range_wait_seconds, _MEASURE_MAX_SECONDS)
-        metrics.fill_readers.inc()
+        self._metrics.fill_readers.inc()
 
     async def head(self) -> None:
         """Wait for upstream's answer; raises MirrorError."""
         self.size_bytes = await self._fill.head(self._source)
 
     async def parts(self, span: Span | None) -> AsyncGenerator[FilePart | bytes, None]:
-        """Yield parts of the file as it grows."""
+        """Yield parts of the file as it grows; after the disk has failed, upstream's bytes."""
         offset = span.start if span else 0
         stop = span.stop if span else self.size_bytes
+        try:
+            async with aclosing(self._followed(offset, stop)) as parts:
+                async for part in parts:
+                    yield part
+                    offset += len(part) if isinstance(part, bytes) else part.length_bytes
+        except NoSpaceError as error:
+            _log.warning("a reader goes on without the disk", offset=offset, reason=str(error))
+            async with aclosing(self._rest(span, offset, stop)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _rest(
+        self, span: Span | None, offset: int, stop: int | None
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield what the client lacks straight from upstream, the whole of an object checked."""
+        bypass = Bypass(self._direct, self._source, self._fill.digest)
+        try:
+            if span is not None and span.length_bytes != self.size_bytes:
+                pieces = bypass.span(offset, stop)
+            else:
+                hasher = await self._direct.pool.run(self._fill.hash_of_first, offset)
+                pieces = bypass.whole(hasher, offset, stop)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+        finally:
+            await bypass.close()
+
+    async def _followed(
+        self, offset: int, stop: int | None
+    ) -> AsyncGenerator[FilePart | bytes, None]:
         while stop is None or offset < stop:
             if stop is not None and self._is_far(offset):
                 async with aclosing(self._forwarded(offset, stop)) as pieces:
@@ -140,13 +161,11 @@ class FillBody:
         """
         self._fill.forwarded_ranges += 1
         self._metrics.forwarded_ranges.labels(self._source.upstream).inc()
-        opening = self._registry.open_blob(
-            self._source, self._fill.digest, (offset, stop), _READ_AHEAD_BYTES
+        opening = self._direct.sources.open(
+            self._source, self._fill.digest, (offset, stop), (), READ_AHEAD_BYTES
         )
         try:
-            async with AsyncExitStack() as closing:
-                async with self._registry.deadline():
-                    stream = await closing.enter_async_context(opening)
+            async with opening as stream:
                 if stream.offset != offset:
                     raise UpstreamTroubleError(f"{stream.endpoint}: it does not do ranges")
                 async for chunk in stream.chunks():
@@ -164,92 +183,3 @@ class FillBody:
         """Stop reading; the fill goes on."""
         self._metrics.fill_readers.dec()
         self._fill.__exit__(None, None, None)
-
-
-class PassthroughBody:
-    """An object that there is no room for: one upstream GET for one client, hashed inline."""
-
-    def __init__(
-        self,
-        registry: Registry,
-        source: Repository,
-        digest: Digest,
-        *,
-        pool: Pool,
-        slots: Slots,
-        metrics: Metrics,
-    ) -> None:
-        self.size_bytes: int | None = None
-        self.readers = 1
-        self.has_slot = False
-        self._registry = registry
-        self._source = source
-        self._digest = digest
-        self._pool = pool
-        self._slots = slots
-        self._metrics = metrics
-        self._closing = AsyncExitStack()
-
-    async def head(self, size_bytes: int | None) -> None:
-        """Open the blob; *size_bytes* is used where upstream does not tell its length.
-
-        Raises:
-            MirrorError: upstream's own word, or trouble.
-        """
-        await self._slots.take(self)
-        opening = self._registry.open_blob(self._source, self._digest)
-        self._stream = await self._closing.enter_async_context(opening)
-        told = self._stream.size_bytes
-        self.size_bytes = told if told is not None else size_bytes
-        if self.size_bytes == 0:
-            self._verify(self._digest.new_hash(), 0)  # nothing can be held back of it
-
-    async def parts(self, span: Span | None) -> AsyncGenerator[FilePart | bytes, None]:
-        """Yield bytes as they come; of the whole, the last ones after the digest is checked."""
-        if span is not None and span.length_bytes != self.size_bytes:
-            async for piece in self._range(span):
-                yield piece
-            return
-        hasher, held, whole_bytes = self._digest.new_hash(), bytearray(), 0
-        async for chunk in self._stream.chunks():
-            whole_bytes += len(chunk)
-            if self.size_bytes is not None and whole_bytes > self.size_bytes:
-                break
-            await self._pool.run(hasher.update, chunk)
-            held += chunk
-            if len(held) > HOLD_BACK_BYTES:
-                piece = bytes(held[:-HOLD_BACK_BYTES])
-                del held[:-HOLD_BACK_BYTES]
-                yield piece
-        self._verify(hasher, whole_bytes)
-        yield bytes(held)
-
-    def _verify(self, hasher: "hashlib._Hash", whole_bytes: int) -> None:
-        is_right = hasher.hexdigest() == self._digest.hex
-        if not is_right or self.size_bytes not in {None, whole_bytes}:
-            self._metrics.digest_mismatches.labels(self._source.upstream).inc()
-            raise ContentMismatchError(f"{self._stream.endpoint}: not {self._digest}")
-
-    async def _range(self, span: Span) -> AsyncIterator[bytes]:
-        await self._closing.aclose()  # it has told the length: that is all it was good for
-        opening = self._registry.open_blob(
-            self._source, self._digest, (span.start, span.stop), _READ_AHEAD_BYTES
-        )
-        stream = await self._closing.enter_async_context(opening)
-        if stream.size_bytes not in {None, self.size_bytes}:
-            raise ContentMismatchError(f"{stream.endpoint}: {self._digest} has another length now")
-        skip, missing = span.start - stream.offset, span.length_bytes
-        async for chunk in stream.chunks():
-            piece = chunk[skip : skip + missing]
-            skip = max(0, skip - len(chunk))
-            missing -= len(piece)
-            if piece:
-                yield piece
-            if not missing:
-                return
-        raise UpstreamTroubleError(f"{stream.endpoint}: the range ended early")
-
-    async def close(self) -> None:
-        """Close the connection."""
-        self._slots.free(self)
-        await self._closing.aclose()

@@ -1,7 +1,8 @@
 """The writer of a fill: from upstream, with resumption, through the hash, into the store."""
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
@@ -13,6 +14,7 @@ from mirror.domain.errors import (
     UpstreamTroubleError,
 )
 from mirror.domain.names import Digest, Repository
+from mirror.observe.logs import get_logger
 from mirror.runtime.pools import Pool
 from mirror.store.partial import Partial
 from mirror.store.space import NoSpaceError
@@ -23,17 +25,35 @@ from mirror.transfer.slots import Slots
 from mirror.upstream.registry import BlobStream
 
 _RESERVE_STEP_BYTES: Final = 64 * 1024 * 1024
+_log = get_logger("transfer")
 
 Span = tuple[int, int | None]
 
 
-class Open(Protocol):
-    """Opens a blob of a repository at its upstream, from a byte on."""
+class Source(Protocol):
+    """Where blobs come from: upstreams, as the download sees them."""
 
-    def __call__(
-        self, repository: Repository, digest: Digest, span: Span
+    def open(
+        self, repository: Repository, digest: Digest, span: Span, avoid: Collection[str]
     ) -> AbstractAsyncContextManager[BlobStream]:
-        """Return the stream; raises MirrorError on entering."""
+        """Open a blob from a byte on; endpoints in *avoid* are asked last.
+
+        Raises MirrorError on entering.
+        """
+        ...
+
+    def endpoints(self, repository: Repository) -> tuple[str, ...]:
+        """Return all that may be asked for a repository."""
+        ...
+
+    def suspects(self, digest: Digest) -> Collection[str]:
+        """Return the endpoints that sent wrong content of this digest lately."""
+        ...
+
+    def suspect(
+        self, endpoint: str, repository: Repository, digest: Digest, error: MirrorError
+    ) -> None:
+        """Note that an endpoint has sent wrong content."""
         ...
 
 
@@ -43,6 +63,10 @@ class Patience(Protocol):
     async def after(self, error: TroubleError, gained_bytes: int) -> None:
         """Wait before the next try, or raise *error* if it was the last."""
         ...
+
+
+class DiskFailedError(NoSpaceError):
+    """The disk cannot take what comes; its readers go on without it."""
 
 
 class Download:
@@ -55,17 +79,23 @@ class Download:
         store: Store,
         pool: Pool,
         slots: Slots,
-        open_blob: Open,
+        upstream: Source,
         patience: Patience,
     ) -> None:
         self._fill = fill
         self._store = store
         self._pool = pool
         self._slots = slots
-        self._open = open_blob
+        self._upstream = upstream
         self._patience = patience
         self._partial: Partial | None = None
-        self._reservation = store.reservation()
+        self._rebuilt: asyncio.Future[None] | None = None
+        self._reservation = store.reservation(fill.active_source.upstream)
+        self._endpoint = ""
+        self._contributors: set[str] = set()
+        self._has_doubted_itself = False
+        self._wrong: set[str] = set()
+        self._fruitless: set[str] = set()
 
     async def run(self) -> None:
         """Download; the outcome is for the readers.
@@ -82,13 +112,12 @@ class Download:
                 failure = error
                 raise
             except OSError as error:
-                failure = NoSpaceError(f"the cache disk: {error.strerror}")
+                failure = DiskFailedError(f"the cache disk: {error.strerror}")
                 raise failure from None
             finally:
                 self._slots.free(self._fill)
                 self._reservation.release()
-                if self._partial is not None:
-                    self._partial.discard()
+                self._leave_partial(failure)
                 self._fill.end(failure)
 
     async def _run(self) -> None:
@@ -101,33 +130,164 @@ class Download:
         if fill.is_too_large:
             raise NoSpaceError("the object has outgrown the cache before")
         await self._slots.take(fill)
-        partial, source = await self._fetch()
+        await self._take_partial()
+        partial, source = await self._finished() or await self._fetch()
         self._slots.free(fill)
         await self._store.commit_blob(partial, source, fill.scope, self._reservation)
+
+    # --- what is there from before ---------------------------------------------------------
+
+    async def _take_partial(self) -> Partial:
+        """Open the file, with what an earlier download left of it."""
+        fill, partials = self._fill, self._store.partials
+        taking = self._pool.start(partials.take, fill.digest, fill.scope)
+        try:
+            partial = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(_give_back)
+            raise
+        self._partial = partial
+        self._reservation.adopt(partials.claim(partial))
+        fill.received_bytes = partial.length_bytes
+        if partial.length_bytes:
+            self._rebuilt = self._pool.start(partial.rebuild)
+            _log.info(
+                "a download goes on where it was",
+                digest=str(fill.digest),
+                length_bytes=partial.length_bytes,
+            )
+        return partial
+
+    async def _finished(self) -> tuple[Partial, Repository] | None:
+        """Return what only lacked its name when the last process ended."""
+        partial = self._partial
+        if partial is None or partial.sidecar is None or not partial.length_bytes:
+            return None
+        if partial.length_bytes != partial.sidecar.size_bytes:
+            return None
+        await self._reservation.grow(0)
+        await self._hash_is_ready()
+        if not partial.is_right():
+            await self._renew()
+            return None
+        self._fill.complete(partial)
+        upstream, _, name = partial.sidecar.repositories[0].partition("/")
+        return partial, Repository(upstream, name)
+
+    async def _hash_is_ready(self) -> None:
+        if self._rebuilt is not None:
+            await asyncio.shield(self._rebuilt)
+            self._rebuilt = None
+
+    def _leave_partial(self, failure: MirrorError | None) -> None:
+        """Keep what has come for whoever asks next, unless it is worth nothing."""
+        partial = self._partial
+        if self._rebuilt is not None:
+            self._rebuilt.add_done_callback(_ignore)
+        if partial is None or partial.is_published:
+            return
+        is_full = isinstance(failure, NoSpaceError) and self._fill.has_head
+        if is_full or isinstance(failure, ContentMismatchError | DiskFailedError):
+            partial.discard()
+        else:
+            self._store.partials.rest(partial)
+        if not self._fill.has_head:
+            partial.close()  # no reader has it
+
+    # --- from upstream ---------------------------------------------------------------------
 
     async def _fetch(self) -> tuple[Partial, Repository]:
         """Return the verified file, and the repository that the last of it came from."""
         fill = self._fill
         while True:
-            source = fill.source()
+            source, self._endpoint = fill.source(), ""
             before_bytes = fill.received_bytes
             try:
-                async with self._open(source, fill.digest, (before_bytes, None)) as stream:
-                    return await self._receive(stream), source
-            except (ContentMismatchError, OverloadedError):
+                opening = self._upstream.open(
+                    source, fill.digest, (before_bytes, None), self._avoided()
+                )
+                async with opening as stream:
+                    return await self._receive(stream, source), source
+            except ContentMismatchError as error:
+                await self._mistrust(error, source, gained_bytes=fill.received_bytes - before_bytes)
+            except OverloadedError:
                 raise
             except TroubleError as error:
-                if self._partial is None:
-                    # All its endpoints have been asked, and nobody was promised anything yet.
-                    fill.refuse(source, error)
-                else:
-                    fill.postpone(source)
-                    await self._patience.after(error, fill.received_bytes - before_bytes)
+                await self._go_on(error, source, fill.received_bytes - before_bytes)
             except MirrorError as error:
                 fill.refuse(source, error)
 
-    async def _receive(self, stream: BlobStream) -> Partial:
+    async def _go_on(self, error: TroubleError, source: Repository, gained_bytes: int) -> None:
+        """Prepare the next try after a broken one, or raise *error* if that was the last."""
+        fill = self._fill
+        if not fill.has_head:
+            # All its endpoints have been asked, and nobody was promised anything yet.
+            fill.refuse(source, error)
+            return
+        if gained_bytes:
+            self._fruitless.clear()
+        else:
+            self._fruitless.add(self._endpoint)
+        fill.postpone(source)
+        await self._patience.after(error, gained_bytes)
+
+    async def _mistrust(
+        self, error: ContentMismatchError, source: Repository, gained_bytes: int
+    ) -> None:
+        """Ask another endpoint after wrong content, from zero unless what we have is not its.
+
+        What was resumed from the disk, or is of several endpoints, may itself be wrong: it
+        is fetched anew once before anybody is blamed (DESIGN, invariant 4).
+        """
+        fill = self._fill
+        if self._is_patchwork() and not self._has_doubted_itself:
+            self._has_doubted_itself = True
+            _log.warning("a resumed download was wrong", digest=str(fill.digest), reason=str(error))
+            await self._renew()
+            return
+        if not self._endpoint:
+            fill.refuse(source, error)  # none of the endpoints delivers what it had
+            return
+        self._wrong.add(self._endpoint)
+        self._upstream.suspect(self._endpoint, source, fill.digest, error)
+        if self._wrong.issuperset(self._upstream.endpoints(source)):
+            fill.refuse(source, error)
+            if not fill.has_source:
+                raise error
+        if gained_bytes:
+            await self._renew()
+
+    def _is_patchwork(self) -> bool:
+        was_resumed = self._partial is not None and self._partial.resumed_bytes > 0
+        return was_resumed or len(self._contributors) > 1
+
+    async def _renew(self) -> None:
+        """Throw away what has come and begin anew; the readers keep what was right of it."""
+        wrong, fill = self._partial, self._fill
+        self._rebuilt = None
+        self._contributors.clear()
+        if wrong is None:
+            return
+        wrong.discard()
+        wrong.rest()
+        self._reservation.written(0)
+        partial = await self._take_partial()
+        if fill.has_head:
+            fill.start_over(partial)
+        else:
+            wrong.close()
+
+    def _avoided(self) -> frozenset[str]:
+        return frozenset(
+            {*self._wrong, *self._fruitless, *self._upstream.suspects(self._fill.digest)}
+        )
+
+    async def _receive(self, stream: BlobStream, source: Repository) -> Partial:
+        self._endpoint = stream.endpoint
+        self._contributors.add(stream.endpoint)
         partial = await self._take_head(stream)
+        await self._hash_is_ready()
+        partial.describe(self._fill.size_bytes, str(source), stream.endpoint)
         appender = Appender(self._pool, partial, self._show)
         chunks = stream.chunks()
         try:
@@ -159,21 +319,30 @@ class Download:
         await appender.put(chunk)
 
     async def _take_head(self, stream: BlobStream) -> Partial:
-        fill = self._fill
-        if self._partial is None:
-            told = stream.size_bytes
-            size_bytes = told if told is not None else fill.expected_bytes
+        fill, partial = self._fill, self._partial
+        if partial is None:
+            raise RuntimeError("a download has a file before it asks")
+        if not fill.has_head:
+            size_bytes = self._announced(stream, partial)
             if size_bytes is None:
                 await self._reserve_step(1)
             else:
-                await self._reservation.grow(size_bytes)
-            self._partial = self._store.partial(fill.digest, fill.scope)
-            fill.begin(self._partial, size_bytes)
+                await self._reservation.grow(size_bytes - self._reservation.size_bytes)
+            fill.begin(partial, size_bytes)
+            self._show()
         elif fill.size_bytes is None:
             fill.size_bytes = stream.size_bytes
         elif stream.size_bytes not in {None, fill.size_bytes}:
             raise ContentMismatchError(f"{stream.endpoint}: {fill.digest} has another length now")
-        return self._partial
+        return partial
+
+    def _announced(self, stream: BlobStream, partial: Partial) -> int | None:
+        """Return the length of the whole; one that was told before must be the same now."""
+        before = partial.sidecar.size_bytes if partial.resumed_bytes and partial.sidecar else None
+        told = stream.size_bytes if stream.size_bytes is not None else self._fill.expected_bytes
+        if before is not None and told not in {None, before}:
+            raise ContentMismatchError(f"{stream.endpoint}: {self._fill.digest} has another length")
+        return told if told is not None else before
 
     async def _reserve_step(self, more_bytes: int) -> None:
         """Set *more_bytes* aside, and a good deal on top of them if that fits."""
@@ -214,3 +383,15 @@ class Download:
         if not partial.is_right():
             raise ContentMismatchError(f"{endpoint}: not the content of {self._fill.digest}")
         self._fill.verified(length_bytes)
+
+
+def _give_back(taking: "asyncio.Future[Partial]") -> None:
+    """Close a file that was opened for a download which has ended meanwhile."""
+    if not taking.cancelled() and taking.exception() is None:
+        taking.result().close()
+
+
+def _ignore(rebuilt: "asyncio.Future[None]") -> None:
+    """Take note of an error that nobody waits for any more."""
+    if not rebuilt.cancelled():
+        rebuilt.exception()

@@ -6,18 +6,21 @@ last bytes before the digest is checked, so nobody has the whole of a wrong obje
 """
 
 import asyncio
+import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from mirror.domain.errors import MirrorError
+from mirror.domain.errors import ContentMismatchError, MirrorError
 from mirror.domain.names import Digest, Repository
-from mirror.store.partial import Partial
+from mirror.store.partial import Former, Partial
 from mirror.store.store import StoredObject
 
 HOLD_BACK_BYTES: Final = 64 * 1024
 """What readers do not get before the digest is checked."""
+_READ_BYTES: Final = 1024 * 1024
 
 
 class Fill:
@@ -53,6 +56,8 @@ class Fill:
         self._failure: MirrorError | None = None
         self._news = asyncio.Event()
         self._content: Partial | StoredObject | None = None
+        self._formers: list[Former] = []
+        self._left_behind: list[Partial] = []
 
     # --- for readers -----------------------------------------------------------------------
 
@@ -78,6 +83,22 @@ class Fill:
         if self._content is None:
             raise RuntimeError("a fill has no file before its head")
         return self._content.file
+
+    def hash_of_first(self, length_bytes: int) -> "hashlib._Hash":
+        """Hash what a reader has got so far; in a thread.
+
+        Raises:
+            OSError: the disk does not give it back.
+        """
+        hasher, offset = self.digest.new_hash(), 0
+        while offset < length_bytes:
+            count = min(_READ_BYTES, length_bytes - offset)
+            data = os.pread(self.file.fileno(), count, offset)
+            if not data:
+                raise OSError(None, "a partial is shorter than it was")
+            hasher.update(data)
+            offset += len(data)
+        return hasher
 
     def add_source(self, source: Repository) -> None:
         """Name another repository that may be asked, should the first ones not have it."""
@@ -105,15 +126,25 @@ class Fill:
         Returns early when *limit_seconds* are over, and at the end of the object.
 
         Raises:
-            MirrorError: the fill failed.
+            MirrorError: the fill failed, or what the reader has got of it was wrong.
         """
         try:
             async with asyncio.timeout(limit_seconds):
                 while self.visible_bytes <= offset and not self.is_verified:
-                    await self._hear(self._failure)
+                    await self._hear(self._failure or self._disagreement(offset))
         except TimeoutError:
             pass
+        if error := self._disagreement(offset):
+            raise error
         return self.visible_bytes
+
+    def _disagreement(self, offset: int) -> MirrorError | None:
+        """Return why a reader that has *offset* bytes cannot go on with other content."""
+        for former in self._formers:
+            if former.differs and offset > former.agreed_bytes:
+                where = f"from byte {former.agreed_bytes} on"
+                return ContentMismatchError(f"{self.digest} was wrong {where}")
+        return None
 
     def _is_held_back_whole(self) -> bool:
         is_small = self.size_bytes is not None and self.size_bytes <= HOLD_BACK_BYTES
@@ -143,6 +174,11 @@ class Fill:
                 return source
         raise self._refused[self.active_source].with_traceback(None)
 
+    @property
+    def has_source(self) -> bool:
+        """Whether there is a repository left to ask."""
+        return any(source not in self._refused for source in self._sources)
+
     def refuse(self, source: Repository, error: MirrorError) -> None:
         """Tell the readers of *source*, and only them, that it does not have the object."""
         self._refused[source] = error
@@ -160,6 +196,13 @@ class Fill:
         self.has_head = self.is_verified = True
         self._tell()
 
+    def complete(self, partial: Partial) -> None:
+        """Serve what was here already, whole and right, but for its name."""
+        self._content = partial
+        self.size_bytes = self.visible_bytes = partial.length_bytes
+        self.has_head = self.is_verified = True
+        self._tell()
+
     def begin(self, partial: Partial, size_bytes: int | None) -> None:
         """Let readers know that it comes, and how long it will be."""
         self._content = partial
@@ -168,12 +211,26 @@ class Fill:
         self.has_head = True
         self._tell()
 
+    def start_over(self, partial: Partial) -> None:
+        """Go on with a new download from its first byte, since what came so far is wrong.
+
+        Readers keep their offset: whose bytes were right so far does not notice.
+        """
+        former = self._content
+        if not isinstance(former, Partial):
+            raise TypeError("nothing is begun yet")
+        self._left_behind.append(former)
+        self._formers = [partial.replaces(each) for each in self._left_behind]
+        self._content = partial
+        self.visible_bytes = self.received_bytes = 0
+        self._tell()
+
     def show(self, length_bytes: int) -> None:
         """Let readers have what is on disk, but for the last bytes."""
         end_bytes = length_bytes if self.size_bytes is None else self.size_bytes
         visible_bytes = min(length_bytes, end_bytes - HOLD_BACK_BYTES)
-        if visible_bytes > self.visible_bytes:
-            self.visible_bytes = visible_bytes
+        if visible_bytes > self.visible_bytes or self._formers:
+            self.visible_bytes = max(self.visible_bytes, visible_bytes)
             self._tell()
 
     def verified(self, size_bytes: int) -> None:
@@ -192,7 +249,8 @@ class Fill:
     def _leave(self) -> None:
         self._aboard -= 1
         if not self._aboard and self._content is not None:
-            self._content.close()
+            for content in (self._content, *self._left_behind):
+                content.close()
 
     def _tell(self) -> None:
         self._news.set()

@@ -1,17 +1,12 @@
 """All fills in progress: at most one for each digest and scope."""
 
 import asyncio
-import random
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final, Literal
 
-from mirror.domain.backoff import delay_seconds
 from mirror.domain.errors import (
     ContentMismatchError,
     MirrorError,
-    TroubleError,
     UpstreamTroubleError,
 )
 from mirror.domain.names import Digest, Repository
@@ -20,42 +15,17 @@ from mirror.observe.metrics import Metrics
 from mirror.runtime.pools import Pool
 from mirror.store.space import NoSpaceError
 from mirror.store.store import Store
-from mirror.transfer.download import Download, Span
+from mirror.transfer.bypass import Direct
+from mirror.transfer.download import DiskFailedError, Download
 from mirror.transfer.fill import Fill
+from mirror.transfer.patience import Retries
 from mirror.transfer.slots import Slots
-from mirror.upstream.registry import BlobStream
-from mirror.upstream.upstreams import Upstreams
+from mirror.transfer.sources import Sources
 
-_TRIES_WITHOUT_PROGRESS: Final = 5
-_BACKOFF_BASE_SECONDS: Final = 0.2
-_BACKOFF_CAP_SECONDS: Final = 5.0
 _OUTGROWN_MAX: Final = 1000
 _log = get_logger("transfer")
 
 Key = tuple[str, Digest]
-
-
-class Retries:
-    """Makes progress the measure: a download that gains bytes goes on without end."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._fruitless = 0
-
-    async def after(self, error: TroubleError, gained_bytes: int) -> None:
-        """Wait before the next try, or raise *error* if it was the last."""
-        self._fruitless = 0 if gained_bytes else self._fruitless + 1
-        if self._fruitless >= _TRIES_WITHOUT_PROGRESS:
-            raise error
-        self._metrics.fill_resumes.labels(type(error).__name__.removesuffix("Error")).inc()
-        await asyncio.sleep(
-            delay_seconds(
-                self._fruitless + 1,
-                base=_BACKOFF_BASE_SECONDS,
-                cap=_BACKOFF_CAP_SECONDS,
-                jitter=random.random,
-            )
-        )
 
 
 class Fills:
@@ -68,7 +38,7 @@ class Fills:
     def __init__(
         self,
         store: Store,
-        upstreams: Upstreams,
+        sources: Sources,
         pool: Pool,
         metrics: Metrics,
         *,
@@ -76,7 +46,7 @@ class Fills:
         abandon: Literal["finish", "stop"],
     ) -> None:
         self._store = store
-        self._upstreams = upstreams
+        self._sources = sources
         self._pool = pool
         self._metrics = metrics
         self._abandon = abandon
@@ -85,6 +55,7 @@ class Fills:
         self._last: dict[Key, asyncio.Task[None]] = {}
         self._outgrown: dict[Key, None] = {}
         self.slots = Slots(max_concurrent)
+        self.direct = Direct(sources, pool, self.slots, metrics)
 
     def running(self, scope: str, digest: Digest) -> Fill | None:
         """Return the fill of an object, if there is one."""
@@ -118,18 +89,6 @@ class Fills:
         fill.on_readers_changed = partial(self._readers_changed, fill, task)
         return fill, True
 
-    @asynccontextmanager
-    async def open_blob(
-        self, repository: Repository, digest: Digest, span: Span
-    ) -> AsyncIterator[BlobStream]:
-        """Open a blob at its upstream within the time for an answer."""
-        registry = self._upstreams.of(repository)
-        async with AsyncExitStack() as stack:
-            async with registry.deadline():
-                opening = registry.open_blob(repository, digest, span)
-                stream = await stack.enter_async_context(opening)
-            yield stream
-
     async def idle(self) -> None:
         """Wait until no download is running."""
         while self._tasks:
@@ -153,12 +112,12 @@ class Fills:
                 store=self._store,
                 pool=self._pool,
                 slots=self.slots,
-                open_blob=self.open_blob,
+                upstream=self._sources,
                 patience=Retries(self._metrics),
             )
             await download.run()
         except MirrorError as error:
-            outcome = "mismatch" if isinstance(error, ContentMismatchError) else "failed"
+            outcome = _outcome(error)
             if isinstance(error, NoSpaceError) and fill.has_head and fill.size_bytes is None:
                 self._note_outgrown(fill)
             self._report(fill, error)
@@ -200,14 +159,21 @@ class Fills:
             del self._last[key]
 
     def _report(self, fill: Fill, error: MirrorError) -> None:
-        upstream = fill.active_source.upstream
-        if isinstance(error, ContentMismatchError):
-            self._metrics.digest_mismatches.labels(upstream).inc()
         _log.warning(
             "a fill failed",
-            upstream=upstream,
+            upstream=fill.active_source.upstream,
             repository=fill.active_source.name,
             digest=str(fill.digest),
             received_bytes=fill.received_bytes,
             reason=str(error),
         )
+
+
+def _outcome(error: MirrorError) -> str:
+    match error:
+        case ContentMismatchError():
+            return "mismatch"
+        case DiskFailedError():
+            return "disk"
+        case _:
+            return "failed"

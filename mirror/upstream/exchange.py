@@ -60,10 +60,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The final answer, and whether another origin than the endpoint's gave it."""
+    """The final answer, by which endpoint, and whether another origin than it gave it."""
 
     response: aiohttp.ClientResponse
     foreign: bool
+    endpoint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class Exchange:
                 hop = _Hop(url, endpoint.url, question, account, self._realms)
             response = await self._hop(hop)
             if response.status not in REDIRECT_STATUSES:
-                return Reply(response, foreign)
+                return Reply(response, foreign, endpoint.url)
             response.release()
             url = next_hop(url, response.headers.get("Location"))
         raise UpstreamTroubleError(f"more than {MAX_HOPS} redirects")

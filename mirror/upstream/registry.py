@@ -1,6 +1,7 @@
 """One upstream registry: its endpoints asked in order, its answers as values."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ import aiohttp
 
 from mirror.domain.answers import HEAD_UNSUPPORTED, HUB, Answer, access_refused, refusal
 from mirror.domain.backoff import retry_after_seconds
-from mirror.domain.endpoints import Endpoint, Refusal, combined
+from mirror.domain.endpoints import Endpoint, Refusal, combined, in_order
 from mirror.domain.errors import (
     CredentialRefusedError,
     ManifestInvalidError,
@@ -24,6 +25,7 @@ from mirror.domain.names import Digest, Reference, Repository
 from mirror.domain.routing import Kind
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
+from mirror.runtime.clock import Clock
 from mirror.settings import Upstream
 from mirror.upstream.accounts import ANONYMOUS_NAME, Account, Accounts
 from mirror.upstream.deadline import deadline, share
@@ -80,6 +82,7 @@ class BlobStream(Protocol):
     size_bytes: int | None
     """The length of the whole blob, if upstream tells."""
     endpoint: str
+    """Which endpoint it came by, although a CDN may have sent it."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield what has come; raises UpstreamTroubleError where the body breaks."""
@@ -95,12 +98,16 @@ class Registry:
         transport: Transport,
         exchange: Exchange,
         accounts: Accounts,
+        *,
         metrics: Metrics,
+        clock: Clock,
     ) -> None:
         self._transport = transport
         self._exchange = exchange
         self._accounts = accounts
         self._metrics = metrics
+        self._clock = clock
+        self._answered_at = -math.inf
         self._name = upstream.name
         self._response_seconds = upstream.policy.timeouts.response_seconds
         names = {upstream.name, *upstream.aliases}
@@ -113,6 +120,16 @@ class Registry:
             UpstreamTimeoutError: the time is over.
         """
         return deadline(self._response_seconds if seconds is None else seconds)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """All that may be asked, by the name that streams go by."""
+        return tuple(endpoint.url for endpoint in self._endpoints)
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long ago upstream gave its last answer that was not trouble; at first for ever."""
+        return self._clock.monotonic() - self._answered_at
 
     def has_credential(self, repository: Repository) -> bool:
         """Return whether a configured credential is used for this repository."""
@@ -175,10 +192,11 @@ class Registry:
         digest: Digest,
         span: tuple[int, int | None] = (0, None),
         read_ahead_bytes: int = _READ_AHEAD_BYTES,
+        avoid: Collection[str] = (),
     ) -> AsyncIterator[BlobStream]:
         """Open a blob from byte ``span[0]`` up to but not including ``span[1]``.
 
-        Raises as ``head_manifest`` does.
+        Endpoints in *avoid* are asked last. Raises as ``head_manifest`` does.
         """
         question = Question(
             kind=Kind.BLOB,
@@ -188,7 +206,7 @@ class Registry:
             range_header=range_header(span),
             read_ahead_bytes=read_ahead_bytes // 2,
         )
-        stream = await self._each(question, lambda reply: self._stream(reply, span[0]))
+        stream = await self._each(question, lambda reply: self._stream(reply, span[0]), avoid)
         try:
             yield stream
         finally:
@@ -200,7 +218,12 @@ class Registry:
 
     # --- endpoints in order ---------------------------------------------------------------
 
-    async def _each(self, question: Question, read: Callable[[Reply], Awaitable[T]]) -> T:
+    async def _each(
+        self,
+        question: Question,
+        read: Callable[[Reply], Awaitable[T]],
+        avoid: Collection[str] = (),
+    ) -> T:
         """Ask each endpoint until one delivers; raise the one error that stands for all.
 
         What the registry itself answers is final: a mirror of it may still have what has
@@ -208,14 +231,19 @@ class Registry:
         """
         account = await self._account(question)
         refusals: list[Refusal] = []
-        for number, endpoint in enumerate(self._endpoints):
+        for number, endpoint in enumerate(in_order(self._endpoints, avoid)):
             try:
                 async with share(len(self._endpoints) - number, self._response_seconds):
-                    return await self._ask(endpoint, question, account, read)
+                    answer = await self._ask(endpoint, question, account, read)
+                    self._answered_at = self._clock.monotonic()
+                    return answer
             except MirrorError as error:
                 self._note(endpoint.url, question, account.name, error)
                 refusals.append(Refusal(endpoint, error))
-                if endpoint.is_registry and not isinstance(error, TroubleError):
+                if isinstance(error, TroubleError):
+                    continue
+                self._answered_at = self._clock.monotonic()
+                if endpoint.is_registry:
                     break
         raise combined(refusals)
 
@@ -303,7 +331,7 @@ class Registry:
         return bytes(body)
 
     async def _stream(self, reply: Reply, start: int) -> HttpStream:
-        return HttpStream(reply.response, start, self._transport)
+        return HttpStream(reply.response, start, self._transport, reply.endpoint)
 
 
 _RETRY_AFTER: Final = "Retry-After"

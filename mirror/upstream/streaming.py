@@ -16,11 +16,13 @@ class HttpStream:
         UpstreamTroubleError: on construction, if the body is not what was asked for.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, start: int, transport: Transport) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, start: int, transport: Transport, endpoint: str
+    ) -> None:
         refuse_encoding(response)
         self._response = response
         self._transport = transport
-        self.endpoint = str(response.url.origin())
+        self.endpoint = endpoint
         self.offset = 0
         self.size_bytes = response.content_length
         if response.status == 206:
@@ -41,11 +43,24 @@ class HttpStream:
                 self._transport.received(len(chunk))
                 yield chunk
         except (aiohttp.ClientError, OSError) as error:
+            if rest := _left_behind(content):
+                self._transport.received(len(rest))
+                yield rest
             raise translated(error, str(self._response.url)) from None
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
         self._response.release()
+
+
+def _left_behind(content: aiohttp.StreamReader) -> bytes:
+    """Take what came before the body broke: aiohttp keeps it, but gives it to nobody.
+
+    It may be as much as the read-ahead, when the disk or the client is slower than upstream.
+    """
+    chunks = list(content._buffer)  # noqa: SLF001 -- every public way raises the error again
+    content._buffer.clear()  # noqa: SLF001 -- as above
+    return b"".join(chunks)
 
 
 def is_encoded(response: aiohttp.ClientResponse) -> bool:

@@ -8,6 +8,7 @@ from publicsuffixlist import PublicSuffixList
 
 from mirror.domain.names import ANONYMOUS_SCOPE, Repository
 from mirror.observe.metrics import Metrics
+from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
 from mirror.settings import Upstream
@@ -40,7 +41,12 @@ class Upstreams:
     """Builds a registry client for each upstream of the configuration."""
 
     def __init__(
-        self, upstreams: Mapping[str, Upstream], pools: Pools, tier: MemoryTier, metrics: Metrics
+        self,
+        upstreams: Mapping[str, Upstream],
+        pools: Pools,
+        tier: MemoryTier,
+        metrics: Metrics,
+        clock: Clock,
     ) -> None:
         self._tokens: list[Tokens] = []
         self._registries: dict[str, Registry] = {}
@@ -57,7 +63,8 @@ class Upstreams:
                 transport,
                 Exchange(transport, tokens, tier, upstream.realms),
                 Accounts(upstream, pools.admin),
-                metrics,
+                metrics=metrics,
+                clock=clock,
             )
 
     def of(self, repository: Repository) -> Registry:

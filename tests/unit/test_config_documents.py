@@ -122,7 +122,7 @@ def test_what_the_example_marks_as_later_is_what_is_refused() -> None:
     later = {k for s in sections for k, v in s["properties"].items() if "x-not-available-yet" in v}
     plain = re.findall(r"^\s*(\w+):", config.example(), re.MULTILINE)
     assert later - {"mode", "on_rate_limit"} <= set(marked) | set(plain)
-    assert not {"workers", "keep_partial", "parallel_ranges", "access"} & set(plain)
+    assert not {"workers", "parallel_ranges", "access"} & set(plain)
 
 
 def test_the_reference_is_true() -> None:

@@ -273,7 +273,6 @@ def test_a_secret_is_never_shown() -> None:
         ({"server": {"limits": {"head": "11s"}}}, "server.limits.head"),
         ({"server": {"limits": {"connections": 5}}}, "server.limits.connections"),
         ({"server": {"limits": {"per_client": 5}}}, "server.limits.per_client"),
-        ({"cache": {"keep_partial": "1h"}}, "cache.keep_partial"),
         ({"fill": {"parallel_ranges": 2}}, "fill.parallel_ranges"),
         ({"policy": {"mode": "offline"}}, "policy.mode"),
         ({"policy": {"refresh_ahead": "1m"}}, "policy.refresh_ahead"),

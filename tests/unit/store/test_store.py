@@ -65,7 +65,7 @@ async def commit(
     reservation = store.reservation()
     try:
         await reservation.grow(pushed.size_bytes)
-        partial = store.partial(digest, scope)
+        partial = store.partials.take(digest, scope)
         try:
             partial.append([pushed.content])
             reservation.written(pushed.size_bytes)

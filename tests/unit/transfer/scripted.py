@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,11 @@ from mirror.settings import Cache, Upstream
 from mirror.settings.units import SizeOrShare
 from mirror.store.store import Store
 from mirror.transfer.bodies import FilePart, FillBody
+from mirror.transfer.bypass import Direct
 from mirror.transfer.download import Download
 from mirror.transfer.fill import Fill
 from mirror.transfer.slots import Slots
+from mirror.transfer.sources import Sources
 from mirror.upstream.upstreams import Upstreams
 
 SOURCE = Repository("docker.io", "library/alpine")
@@ -49,15 +51,31 @@ class Scripted:
     content: bytes
     answers: Sequence[Answer]
     asked: list[int] = field(default_factory=list)
+    suspected: list[str] = field(default_factory=list)
 
     @asynccontextmanager
     async def open(
-        self, repository: Repository, digest: Digest, span: tuple[int, int | None]
+        self,
+        repository: Repository,
+        digest: Digest,
+        span: tuple[int, int | None],
+        avoid: Collection[str] = (),
     ) -> AsyncIterator["ScriptedStream"]:
         answer = self.answers[min(len(self.asked), len(self.answers) - 1)]
         self.asked.append(span[0])
         await asyncio.sleep(0)
         yield ScriptedStream(self.content, answer, 0 if answer.ignores_range else span[0])
+
+    def endpoints(self, repository: Repository) -> tuple[str, ...]:
+        return (ScriptedStream.endpoint,)
+
+    def suspects(self, digest: Digest) -> Collection[str]:
+        return ()
+
+    def suspect(
+        self, endpoint: str, repository: Repository, digest: Digest, error: MirrorError
+    ) -> None:
+        self.suspected.append(endpoint)
 
 
 class ScriptedStream:
@@ -114,9 +132,9 @@ class Rig:
         upstream = Upstream(endpoints=("http://127.0.0.1:9",)).model_copy(
             update={"name": "docker.io"}
         )
-        self.registry = Upstreams({"docker.io": upstream}, self.pools, self.tier, self.metrics).of(
-            SOURCE
-        )
+        upstreams = Upstreams({"docker.io": upstream}, self.pools, self.tier, self.metrics, Clock())
+        sources = Sources(upstreams, self.metrics)
+        self.direct = Direct(sources, self.pools.fill, Slots(1), self.metrics)
 
     async def fill(
         self,
@@ -134,7 +152,7 @@ class Rig:
             store=self.store,
             pool=self.pools.fill,
             slots=Slots(1),
-            open_blob=scripted.open,
+            upstream=scripted,
             patience=Hasty(),
         )
         async with asyncio.timeout(5):
@@ -153,7 +171,7 @@ class Rig:
 
     async def read(self, fill: Fill, span: Span | None) -> bytes | MirrorError:
         """Return what a client gets: all that was promised, or why not."""
-        body = FillBody(fill, SOURCE, self.registry, self.metrics, 1e9)
+        body = FillBody(fill, SOURCE, self.direct, 1e9)
         try:
             await body.head()
             return b"".join([_bytes(part) async for part in body.parts(span)])

@@ -29,8 +29,13 @@ def _content(length: int) -> bytes:
 
 
 def _is_clean(rig: Rig) -> bool:
-    space = rig.store.space
-    return not rig.partials() and space.reserved_bytes == space.written_bytes == 0
+    """Tell whether all is accounted for; what waits to go on is removed for the next example."""
+    space, partials = rig.store.space, rig.store.partials
+    waiting = [name for name in rig.partials() if not name.endswith(".json")]
+    lengths = [(rig.directory / "partial" / name).stat().st_size for name in waiting]
+    is_counted = partials.idle_bytes == sum(lengths)
+    partials.drop(1 << 60)
+    return is_counted and not rig.partials() and not space.reserved_bytes | space.written_bytes
 
 
 def test_every_reader_gets_all_of_it_or_an_error_and_never_a_wrong_whole(tmp_path: Path) -> None:
