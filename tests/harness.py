@@ -21,6 +21,7 @@ from mirror.settings.units import SizeOrShare
 from tests.fakes.clients import RawAnswer
 from tests.fakes.clients import get as raw_get
 from tests.fakes.clock import FakeClock
+from tests.fakes.content import Image
 from tests.fakes.origin import Origin
 
 ANY_PORT = ListenAddress("127.0.0.1", 0)
@@ -112,6 +113,12 @@ class Mirror:
         """Return where an object stands if it is stored."""
         algorithm, _, hex_digits = digest.partition(":")
         return self.directory / "blobs" / algorithm / hex_digits[:2] / hex_digits
+
+    async def pull_blobs(self, repository: str, pulled: Image) -> None:
+        """Bring the rest of an image, so that it is whole here (invariant 10)."""
+        for each in pulled.blobs:
+            await self.get(f"/v2/{repository}/blobs/{each.digest}")
+        await self.settled()
 
     async def settled(self) -> None:
         """Wait until no fill is running."""

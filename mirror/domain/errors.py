@@ -209,6 +209,17 @@ class OverloadedError(TroubleError):
         return f"the mirror is overloaded: {self.reason}"
 
 
+@dataclass(eq=False)
+class IncompleteError(TroubleError):
+    """The manifest is here but not all that it refers to, and upstream is in trouble."""
+
+    what: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.what} is not whole in the cache, and upstream does not answer: {self.reason}"
+
+
 class LoopError(MirrorError):
     """The request has already passed through this mirror."""
 

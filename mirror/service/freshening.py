@@ -5,7 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mirror.domain.errors import MirrorError, TroubleError, UpstreamTimeoutError
+from mirror.domain.errors import (
+    IncompleteError,
+    RateLimitedError,
+    TroubleError,
+    UpstreamTimeoutError,
+)
 from mirror.domain.freshness import IMMUTABLE, Lifetime, Verdict
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Result
@@ -18,10 +23,15 @@ _log = get_logger("service")
 
 @dataclass(frozen=True, slots=True)
 class Held(Generic[T]):
-    """What we have, and how long ago upstream confirmed it."""
+    """What we have, and how long ago upstream confirmed it.
+
+    ``is_whole`` tells that all that it refers to can be had, too; what is not is served
+    only on upstream's word (DESIGN, invariant 10).
+    """
 
     value: T
     age_seconds: float
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +58,17 @@ async def freshened(
         MirrorError: upstream's own word, or trouble without a usable copy.
     """
     verdict = Verdict.FORGET if held is None else lifetime.judge(held.age_seconds)
-    if held is not None and verdict is Verdict.USE:
+    if held is not None and held.is_whole and verdict is Verdict.USE:
         return held.value, Served(Result.HIT, _ttl(lifetime, held))
-    usable = held if verdict is Verdict.ASK else None
+    usable = held if held is not None and held.is_whole and verdict is Verdict.ASK else None
     asking = ask()
     limit_seconds = timeouts.revalidate_seconds if usable else timeouts.response_seconds
     try:
         value = await asyncio.wait_for(asyncio.shield(asking.task), limit_seconds)
     except TimeoutError:
-        return _stale(usable, lifetime, UpstreamTimeoutError(what), what)
+        return _stale(held, usable, lifetime, UpstreamTimeoutError(what), what)
     except TroubleError as error:
-        return _stale(usable, lifetime, error, what)
+        return _stale(held, usable, lifetime, error, what)
     if held is not None and value == held.value:
         return value, Served(Result.REVALIDATED, lifetime.fresh_seconds, "stale")
     result = Result.JOINED if asking.joined else Result.MISS
@@ -66,13 +76,26 @@ async def freshened(
 
 
 def _stale(
-    usable: Held[T] | None, lifetime: Lifetime, error: MirrorError, what: str
+    held: Held[T] | None,
+    usable: Held[T] | None,
+    lifetime: Lifetime,
+    error: TroubleError,
+    what: str,
 ) -> tuple[T, Served]:
     if usable is None:
+        if held is not None and not held.is_whole:
+            raise incomplete(error, what) from None
         raise error.with_traceback(None)  # it may be shared with others who asked
     _log.warning("served stale", what=what, age_seconds=usable.age_seconds, reason=str(error))
     served = Served(Result.STALE, _ttl(lifetime, usable), "stale", reason_of(error))
     return usable.value, served
+
+
+def incomplete(error: TroubleError, what: str) -> TroubleError:
+    """Return why something that is here is not served although upstream is in trouble."""
+    if isinstance(error, RateLimitedError):
+        return error.with_traceback(None)
+    return IncompleteError(what, str(error))
 
 
 def _ttl(lifetime: Lifetime, held: Held[T]) -> float | None:

@@ -8,6 +8,7 @@ from mirror.domain.errors import (
     MirrorError,
     NotFoundError,
     OverloadedError,
+    TroubleError,
     UpstreamTroubleError,
 )
 from mirror.domain.manifests import MANIFEST_MAX_BYTES, LinkKind, Manifest, read_manifest
@@ -17,7 +18,8 @@ from mirror.observe.metrics import Metrics, Result
 from mirror.runtime.clock import Clock
 from mirror.runtime.recent import MemoryTier, Recent
 from mirror.runtime.single_flight import SingleFlight
-from mirror.service.freshening import Asking, Held, freshened
+from mirror.service.completeness import Completeness
+from mirror.service.freshening import Asking, Held, freshened, incomplete
 from mirror.service.policies import Policies
 from mirror.service.served import Served
 from mirror.store.rows import TagRow
@@ -25,6 +27,7 @@ from mirror.store.store import Store
 from mirror.upstream.registry import ManifestBody
 from mirror.upstream.upstreams import Upstreams
 
+_SEEN_ALIVE_SECONDS: Final = 30.0
 _HISTORY_MAX_ENTRIES: Final = 100
 _log = get_logger("service")
 
@@ -47,6 +50,7 @@ class Manifests:
         self._policies = policies
         self._metrics = metrics
         self._clock = clock
+        self._completeness = Completeness(store)
         self._flights: SingleFlight[tuple[Repository, Reference], Manifest] = SingleFlight()
         self._missing: Recent[NotFoundError] = Recent(tier, "missing", lambda _: 500)
 
@@ -78,14 +82,31 @@ class Manifests:
     # --- by digest ---------------------------------------------------------------------------
 
     async def _by_digest(self, repository: Repository, digest: Digest) -> tuple[Manifest, Served]:
-        manifest = await self._local(repository, digest)
-        if manifest is not None:
-            return manifest, Served(Result.HIT)
+        held = await self._local(repository, digest)
+        if held is not None and await self._is_whole(repository, held):
+            return held, Served(Result.HIT)
         asking = self._ask(repository, digest)
-        async with self._upstreams.of(repository).deadline():
-            manifest = await asyncio.shield(asking.task)
+        try:
+            async with self._upstreams.of(repository).deadline():
+                manifest = await asyncio.shield(asking.task)
+        except TroubleError as error:
+            if held is None:
+                raise
+            raise incomplete(error, f"{repository}@{digest}") from None
+        if held is not None:
+            return manifest, Served(Result.REVALIDATED, forwarded="stale")
         result = Result.JOINED if asking.joined else Result.MISS
         return manifest, Served(result, forwarded="uri-miss")
+
+    async def _is_whole(self, repository: Repository, manifest: Manifest) -> bool:
+        """Tell whether all that a manifest refers to can be had (DESIGN, invariant 10).
+
+        What is not here will be asked for next: upstream has just been seen alive, or it is
+        not promised.
+        """
+        if await self._completeness.of(repository, manifest, self._scope(repository)):
+            return True
+        return self._upstreams.of(repository).silent_seconds <= _SEEN_ALIVE_SECONDS
 
     async def _local(self, repository: Repository, digest: Digest) -> Manifest | None:
         """Return a stored manifest that a link of this repository allows to be served."""
@@ -113,7 +134,8 @@ class Manifests:
         manifest = await self._local(repository, Digest.parse(row.digest))
         if manifest is None:
             return None
-        return Held(manifest, self._clock.wall() - row.confirmed_at)
+        is_whole = await self._is_whole(repository, manifest)
+        return Held(manifest, self._clock.wall() - row.confirmed_at, is_whole)
 
     # --- asking upstream ---------------------------------------------------------------------
 

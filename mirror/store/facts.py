@@ -27,6 +27,8 @@ class Facts:
             tier, "row", lambda row: _ROW_BYTES + sys.getsizeof(row)
         )
         self._writes = 0
+        self.losses = 0
+        """How many objects have gone so far: what was complete before may not be any more."""
 
     async def link(self, repository: Repository, digest: Digest, kind: LinkKind) -> LinkRow | None:
         """Return whether, and on whose word, a repository has an object."""
@@ -82,6 +84,7 @@ class Facts:
     async def forget_object(self, digest: str) -> None:
         """Forget an object in memory: its row is gone."""
         self._writes += 1
+        self.losses += 1
         await self._recent.drop(object_key(digest))
 
     async def _get(self, key: str, kind: type[R]) -> R | None:

@@ -13,6 +13,7 @@ from mirror.domain.errors import (
     DigestInvalidError,
     DigestUnsupportedError,
     ErrorCode,
+    IncompleteError,
     LoopError,
     ManifestInvalidError,
     ManifestUnknownError,
@@ -41,6 +42,7 @@ STATUS: Final[dict[type[MirrorError], int]] = {
     DeniedError: 403,
     RateLimitedError: 503,  # 429 makes containerd fire six requests without a pause
     OverloadedError: 503,
+    IncompleteError: 503,
     UpstreamTimeoutError: 504,
     UpstreamTroubleError: 502,
     ManifestInvalidError: 502,

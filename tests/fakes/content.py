@@ -250,7 +250,9 @@ def index(
 
 def _entry(manifest: Manifest) -> Descriptor:
     if isinstance(manifest, Image) and manifest.architecture:
-        platform = {"architecture": manifest.architecture, "os": "linux"}
+        # Builders put attestations beside images as of no platform.
+        os = "unknown" if manifest.architecture == "unknown" else "linux"
+        platform = {"architecture": manifest.architecture, "os": os}
         return manifest.descriptor(platform=platform)
     return manifest.descriptor()
 

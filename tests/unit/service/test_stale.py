@@ -44,6 +44,7 @@ async def test_trouble_makes_a_tag_stale_and_an_answer_does_not(
             path = manifest_path("v1", repository)
             upstream.push(repository, ONE, ["v1"])
             await mirror.get(path)
+            await mirror.pull_blobs(repository, ONE)
             upstream.fail(fault, repository=repository)
 
             clock.advance(605)
@@ -80,6 +81,7 @@ async def test_stale_if_error_may_be_never(
         tmp_path / "cache", {"docker.io": upstream}, clock=clock, policy=policy
     ) as mirror:
         await mirror.get(manifest_path("v1"))
+        await mirror.pull_blobs(REPOSITORY, ONE)
         upstream.fail(faults.status(503))
         clock.advance(601)
 
@@ -95,6 +97,7 @@ async def test_a_refused_credential_of_ours_is_trouble_and_no_answer(
         ecr = Upstream(endpoints=(site.url,), credentials=(account,))
         async with mirror_of(tmp_path / "cache", {"ghcr.io": ecr}, clock=clock) as mirror:
             assert (await mirror.get(manifest_path("v1"))).body == ONE.content
+            await mirror.pull_blobs(REPOSITORY, ONE)
             assert site.basic is not None
             site.basic.users = {"AWS": "password-of-tomorrow"}
             clock.advance(601)
@@ -117,6 +120,8 @@ async def test_a_usable_copy_is_not_kept_waiting(
         tmp_path / "cache", {"docker.io": upstream}, clock=clock, policy=Policy(timeouts=slow)
     ) as mirror:
         await mirror.get(manifest_path("v1"))
+        await mirror.pull_blobs(REPOSITORY, ONE)
+        upstream.clear()
         clock.advance(601)
         upstream.push(REPOSITORY, TWO, ["v1"])
         gate = upstream.hold_head(kind="manifest")

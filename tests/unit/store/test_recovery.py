@@ -137,6 +137,7 @@ async def test_a_tag_that_was_confirmed_for_long_is_not_too_old_afterwards(
     async with mirror_of(cache, {"docker.io": upstream}, clock=clock) as mirror:
         for _ in range(10):  # ten days, each with a confirmation
             assert (await mirror.get(path)).status == 200
+            await mirror.pull_blobs("library/alpine", pushed)
             clock.advance(86400)
     await upstream.go_down()
     _delete(cache / "index")
