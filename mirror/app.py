@@ -110,7 +110,8 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         stack.callback(pools.close)
         tier = MemoryTier(settings.cache.memory_bytes)
         stack.push_async_callback(tier.clear)
-        store = Store(settings.cache, pools, tier, metrics, clock)
+        policies = {name: upstream.policy for name, upstream in settings.upstreams.items()}
+        store = Store(settings.cache, pools, tier, metrics, clock, policies)
         stack.push_async_callback(store.close)
         upstreams = Upstreams(settings.upstreams, pools, tier, metrics, clock)
         stack.push_async_callback(upstreams.close)

@@ -141,7 +141,7 @@ class Lists:
         """Keep a list if there is room; it can be served either way."""
         scope = self._upstreams.scope(repository)
         try:
-            digest = await self._store.keep_document(listing.content, scope)
+            digest = await self._store.keep_document(listing.content, repository.upstream, scope)
         except (OSError, OverloadedError) as error:
             _log.error("a list could not be kept", repository=str(repository), reason=str(error))
             return

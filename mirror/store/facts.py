@@ -1,16 +1,16 @@
 """What is known of repositories and objects: index rows, with the hot ones in memory."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 from urllib.parse import urlencode
 
-from mirror.domain.manifests import Descriptor, LinkKind
+from mirror.domain.manifests import LinkKind, Manifest
 from mirror.domain.names import Digest, Repository, Tag
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier, Recent
 from mirror.store.index import Index, object_key
-from mirror.store.rows import DocumentRow, LinkRow, ObjectRow, TagRow
+from mirror.store.rows import Commit, DocumentRow, LinkRow, ObjectRow, TagRow
 
 R = TypeVar("R", LinkRow, TagRow, ObjectRow, DocumentRow)
 _ROW_BYTES = 600
@@ -40,18 +40,11 @@ class Facts:
         """Write a link."""
         await self._put(link_key(repository, digest, kind), row)
 
-    async def add_links(self, repository: Repository, links: Sequence[Descriptor]) -> None:
-        """Write the links that a verified manifest makes; those that exist stay as they are."""
-        missing = []
-        for descriptor in links:
-            key = link_key(repository, descriptor.digest, descriptor.kind)
-            if await self._get(key, LinkRow) is None:
-                row = LinkRow(descriptor.size_bytes, descriptor.media_type, 0)
-                missing.append((key, row))
-        if missing:
-            new = await self._pools.index_write.run(self._index.add_links, missing)
-            for key, row in new:
-                await self._remember(key, row)
+    async def remember(self, commit: Commit, row: ObjectRow) -> None:
+        """Keep in memory what the index has just been told."""
+        await self._remember(object_key(commit.digest), row)
+        if commit.own_link is not None:
+            await self._remember(*commit.own_link)
 
     async def tag(self, repository: Repository, tag: Tag) -> TagRow | None:
         """Return what a tag means."""
@@ -76,10 +69,6 @@ class Facts:
     async def object(self, digest: Digest) -> ObjectRow | None:
         """Return the facts of a stored object."""
         return await self._get(object_key(str(digest)), ObjectRow)
-
-    async def remember_object(self, digest: Digest, row: ObjectRow) -> None:
-        """Keep in memory what the index has just been told."""
-        await self._remember(object_key(str(digest)), row)
 
     async def forget_object(self, digest: str) -> None:
         """Forget an object in memory: its row is gone."""
@@ -109,6 +98,13 @@ class Facts:
 def link_key(repository: Repository, digest: Digest, kind: LinkKind) -> str:
     """Return the key of a link's row."""
     return f"l:{kind}:{repository}@{digest}"
+
+
+def manifest_links(repository: Repository, manifest: Manifest) -> Iterator[tuple[str, LinkRow]]:
+    """Yield the links that a verified manifest makes for its repository."""
+    for link in manifest.links:
+        row = LinkRow(link.size_bytes, link.media_type, 0)
+        yield link_key(repository, link.digest, link.kind), row
 
 
 def tag_key(repository: Repository, tag: Tag) -> str:

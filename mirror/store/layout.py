@@ -6,9 +6,11 @@
     refs/<upstream>/<repository>/_tags/<tag>         what a tag means (JSON)
     refs/<upstream>/<repository>/_manifests/<digest> media type, scope, times (JSON)
     refs/<upstream>/<repository>/_blobs/<digest>     upstream's own word for a blob (JSON)
-    partial/<scope>-<alg>-<hex>                      a file that grows
+    partial/<scope>-<alg>-<hex>                      a file that grows, and beside it
+    partial/<scope>-<alg>-<hex>.json                 what it is the beginning of
     partial/~<process>-<number>                      a small file that gets its name when whole
     index/                                           diskcache: a cache of the above
+    pins.json                                        images that are never evicted
     VERSION
 """
 
@@ -89,12 +91,6 @@ class Layout:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
             file.close()  # another start has just written it: the lock is on a file that is gone
-
-    def sweep(self) -> None:
-        """Remove what was not finished when the last process ended."""
-        for path in self.partials.iterdir():
-            if path.is_symlink() or not path.is_dir():
-                path.unlink(missing_ok=True)
 
     @property
     def index(self) -> Path:

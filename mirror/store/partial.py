@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -21,6 +22,7 @@ import msgspec
 
 from mirror.domain.names import Digest
 from mirror.store.layout import make_directory, sync_directory
+from mirror.store.locks import open_shared
 
 _sync: Final = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
@@ -28,6 +30,8 @@ _sync: Final = getattr(os, "fdatasync", os.fsync)
 _SYNC_EVERY_BYTES: Final = 64 * 1024 * 1024
 _READ_BYTES: Final = 1024 * 1024
 _REPOSITORIES_MAX: Final = 16
+_TRIES: Final = 50
+_PAUSE_SECONDS: Final = 0.02
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -80,6 +84,7 @@ class Partial:
         self._lock = threading.Lock()
         self._hash = digest.new_hash()
         self._published = False
+        self._twin: BinaryIO | None = None
         self._formers: list[Former] = []
         self._description: tuple[int | None, tuple[str, ...], str] | None = None
         self.sidecar = read_sidecar(path)
@@ -161,10 +166,31 @@ class Partial:
             os.fsync(self.file.fileno())
             fcntl.flock(self.file, fcntl.LOCK_SH)
             make_directory(self._target.parent)
-            self.path.replace(self._target)
+            self._twin = self._open_twin()
+            if self._twin is None:
+                self.path.replace(self._target)
+            else:
+                self.path.unlink()
             self._published = True
             sync_directory(self._target.parent)
             sidecar_path(self.path).unlink(missing_ok=True)
+
+    def _open_twin(self) -> BinaryIO | None:
+        """Open, and so keep, the same object if it has been stored by another way.
+
+        One that is just being removed is waited for: whoever removes it must not meet ours.
+        """
+        for _ in range(_TRIES):
+            twin = open_shared(self._target)
+            if twin is not None:
+                if os.fstat(twin.fileno()).st_size == self.length_bytes:
+                    return twin
+                twin.close()
+                return None
+            if not self._target.exists():
+                return None
+            time.sleep(_PAUSE_SECONDS)
+        return None
 
     @property
     def is_published(self) -> bool:
@@ -186,6 +212,8 @@ class Partial:
         """Let go of the file."""
         with self._lock:
             self.file.close()
+            if self._twin is not None:
+                self._twin.close()
 
     # --- inside ----------------------------------------------------------------------------
 

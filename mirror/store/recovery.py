@@ -13,6 +13,7 @@ fetched by anybody; what nothing speaks for is visible to nobody and the first t
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,14 +21,16 @@ from typing import Final
 import msgspec
 
 from mirror.domain.errors import MirrorError
-from mirror.domain.manifests import LinkKind, Manifest, read_manifest
+from mirror.domain.manifests import LinkKind, Manifest, is_index, read_manifest
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository
 from mirror.observe.logs import get_logger
-from mirror.store.facts import link_key, tag_key
-from mirror.store.index import Index, IndexBrokenError
+from mirror.store.facts import link_key, manifest_links, tag_key
+from mirror.store.index import Index, IndexBrokenError, object_key
 from mirror.store.layout import Layout, LayoutError
 from mirror.store.refs import ManifestRef, Refs
-from mirror.store.rows import LinkRow, ObjectRow, TagRow
+from mirror.store.removal import drop_refs
+from mirror.store.rows import Commit, LinkRow, ObjectKind, ObjectRow, TagRow
+from mirror.store.stored import is_whole
 
 _ORPHANS_PER_SECOND: Final = 50_000
 """Objects of no known age: so many share a second at the head of the queue."""
@@ -43,6 +46,7 @@ def open_index(layout: Layout, refs: Refs) -> Index:
     """
     try:
         index = _opened(layout.index) or _built(layout, refs)
+        _tidy_up(layout, refs, index)
     except OSError as error:
         raise LayoutError(
             f"the index in {layout.index} cannot be opened: {error.strerror}; "
@@ -67,6 +71,26 @@ def _opened(directory: Path) -> Index | None:
     return None
 
 
+def _tidy_up(layout: Layout, refs: Refs, index: Index) -> None:
+    """Bring to an end what the last process had begun: what had its name is kept."""
+    while (adding := index.pending_commit()) is not None:
+        key, commit = adding
+        with suppress(MirrorError):
+            if commit is not None and is_whole(
+                layout.blob(Digest.parse(commit.digest)), commit.row.size_bytes
+            ):
+                index.commit(commit)
+                _log.info("an object that was named last is kept", digest=commit.digest)
+        index.settled([key])
+    while (removing := index.pending_removal()) is not None:
+        key, removal = removing
+        with suppress(MirrorError):
+            if removal and index.get(object_key(removal.digest), ObjectRow) is None:
+                layout.blob(Digest.parse(removal.digest)).unlink(missing_ok=True)
+                drop_refs(refs, removal.digest, removal.repositories)
+        index.settled([key])
+
+
 def _built(layout: Layout, refs: Refs) -> Index:
     for path in layout.index.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -84,9 +108,14 @@ class _Found:
     owners: set[str] = field(default_factory=set)
     links: tuple[str, ...] = ()
     sizes: set[int] = field(default_factory=set)
-    is_manifest: bool = False
+    kind: ObjectKind = "blob"
+    upstreams: set[str] = field(default_factory=set)
     is_public: bool = False
     used_at: float = 0.0
+
+    @property
+    def is_manifest(self) -> bool:
+        return self.kind != "blob"
 
 
 class _Rebuild:
@@ -105,7 +134,7 @@ class _Rebuild:
         started = time.monotonic()
         for repository in self._refs.repositories():
             self._read_repository(repository)
-        self._index.add_objects(self._objects())
+        self._index.commit_all(self._objects())
         totals = self._index.totals
         if not (totals.size_bytes or self._links or self._tags):
             return  # a new cache
@@ -128,7 +157,7 @@ class _Rebuild:
             manifest = self._manifest(digest, ref.media_type)
             if manifest is not None:
                 self._note_manifest(repository, manifest, ref)
-                for key, row in _linked(repository, manifest):
+                for key, row in manifest_links(repository, manifest):
                     links.setdefault(key, row)
                 links[link_key(repository, digest, LinkKind.MANIFEST)] = LinkRow(
                     ref.size_bytes, ref.media_type, ref.answered_at
@@ -170,17 +199,19 @@ class _Rebuild:
 
     def _note_manifest(self, repository: Repository, manifest: Manifest, ref: ManifestRef) -> None:
         found = self._note_owner(manifest.digest, repository, ref.scope)
-        found.is_manifest = True
+        found.kind = "index" if is_index(manifest.media_type) else "manifest"
         found.links = tuple(str(link.digest) for link in manifest.links)
         for link in manifest.links:
             linked = self._of(str(link.digest))
             linked.sizes.add(link.size_bytes)
+            linked.upstreams.add(repository.upstream)
             linked.is_public |= ref.scope == ANONYMOUS_SCOPE and link.kind is LinkKind.BLOB
 
     def _note_owner(self, digest: Digest, repository: Repository, scope: str) -> _Found:
         found = self._of(str(digest))
         found.scopes.add(scope)
         found.owners.add(str(repository))
+        found.upstreams.add(repository.upstream)
         return found
 
     def _note_use(self, digest: str, used_at: float) -> None:
@@ -196,31 +227,36 @@ class _Rebuild:
 
     # --- blobs -----------------------------------------------------------------------------
 
-    def _objects(self) -> Iterator[tuple[str, ObjectRow]]:
+    def _objects(self) -> Iterator[Commit]:
+        """Yield what is here, manifests first: they tell what the rest is linked by."""
+        for text, found in self._found.items():
+            if not found.is_manifest:
+                continue
+            parsed = Digest.parse(text)
+            if self._layout.blob(parsed).is_file():
+                yield self._object(parsed, self._layout.blob(parsed), found)
         for digest, path in self._layout.objects():
-            facts = path.stat()
             found = self._found.get(str(digest)) or _Found()
-            if found.sizes and facts.st_size not in found.sizes and not found.is_manifest:
+            if found.is_manifest:
+                continue
+            if found.sizes and path.stat().st_size not in found.sizes:
                 path.unlink(missing_ok=True)  # cut short by whatever befell the disk
                 continue
-            scopes = found.scopes or ({ANONYMOUS_SCOPE} if found.is_public else set())
-            yield (
-                str(digest),
-                ObjectRow(
-                    facts.st_size,
-                    "manifest" if found.is_manifest else "blob",
-                    tuple(sorted(scopes)),
-                    max(facts.st_mtime, found.used_at) if scopes else self._orphan_age(),
-                    tuple(sorted(found.owners)),
-                ),
-            )
+            yield self._object(digest, path, found)
+
+    def _object(self, digest: Digest, path: Path, found: _Found) -> Commit:
+        facts = path.stat()
+        scopes = found.scopes or ({ANONYMOUS_SCOPE} if found.is_public else set())
+        row = ObjectRow(
+            facts.st_size,
+            found.kind,
+            tuple(sorted(scopes)),
+            max(facts.st_mtime, found.used_at) if scopes else self._orphan_age(),
+            tuple(sorted(found.owners)),
+            min(found.upstreams, default=""),
+        )
+        return Commit(str(digest), row, children=found.links)
 
     def _orphan_age(self) -> float:
         self._orphans += 1
         return float(self._orphans // _ORPHANS_PER_SECOND)
-
-
-def _linked(repository: Repository, manifest: Manifest) -> Iterator[tuple[str, LinkRow]]:
-    for link in manifest.links:
-        row = LinkRow(link.size_bytes, link.media_type, 0)
-        yield link_key(repository, link.digest, link.kind), row

@@ -62,6 +62,10 @@ class Refs:
         """Write what a tag means."""
         self._layout.replace_file(self._layout.tag(repository, tag), msgspec.json.encode(ref))
 
+    def tag(self, repository: Repository, tag: Tag) -> TagRef | None:
+        """Return what a tag means, if it is known."""
+        return _read(self._layout.tag(repository, tag), TagRef)
+
     def confirm_tag(self, repository: Repository, tag: Tag, ref: TagRef) -> None:
         """Write that a tag still means the same, but not more than once an hour.
 

@@ -6,14 +6,27 @@ the figures happen on the event loop without awaiting; only making room awaits.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final, Protocol
 
 from mirror.domain.errors import OverloadedError
 from mirror.settings import SizeOrShare
 
-Evict = Callable[[int], Awaitable[int]]
-"""Frees at least so many bytes if it can; returns how many it freed."""
+WAIT_SECONDS: Final = 1.0
+"""How long an object waits for room before it goes past the cache (DESIGN, invariant 5)."""
+
+
+_LOOK_EVERY_SECONDS: Final = 0.2
+
+
+class Evict(Protocol):
+    """Frees at least so many bytes, of one upstream or of all, if it can."""
+
+    async def __call__(self, need_bytes: int, upstream: str | None = None) -> int:
+        """Return how many bytes were freed."""
+        ...
 
 
 class NoSpaceError(OverloadedError):
@@ -23,17 +36,36 @@ class NoSpaceError(OverloadedError):
 class Space:
     """The accounts of the cache directory, in bytes."""
 
-    def __init__(self, directory: Path, max_size: SizeOrShare, min_free: SizeOrShare) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        max_size: SizeOrShare,
+        min_free: SizeOrShare,
+        upstreams: Mapping[str, SizeOrShare],
+    ) -> None:
+        """Set up the accounts; *upstreams* are those with a bound of their own."""
         self._directory = directory
         self._max_size = max_size
         self._min_free = min_free
+        self._upstreams = upstreams
         self._making_room = asyncio.Lock()
-        self.stored_bytes = 0
-        self.reserved_bytes = 0
+        self._freed = asyncio.Event()
+        self.stored_by: Counter[str] = Counter()
+        self.reserved_by: Counter[str] = Counter()
         self.written_bytes = 0
         """How much of the reserved bytes is on disk already."""
         self.idle_bytes: Callable[[], int] = lambda: 0
         """How much is held by downloads that wait to go on."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """What stands in ``blobs/``."""
+        return self.stored_by.total()
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What running fills have set aside, written or not."""
+        return self.reserved_by.total()
 
     @property
     def used_bytes(self) -> int:
@@ -53,29 +85,74 @@ class Space:
         below_floor = self._min_free.resolve(total_bytes) + to_come_bytes - free_bytes
         return max(over_bound, below_floor)
 
-    def check(self, size_bytes: int) -> None:
+    def upstream_missing_bytes(self, upstream: str, size_bytes: int) -> int:
+        """Return how much of an upstream's own has to go first; 0 or less: nothing."""
+        bound = self._upstreams.get(upstream)
+        if bound is None:
+            return 0
+        used_bytes = self.stored_by[upstream] + self.reserved_by[upstream]
+        return used_bytes + size_bytes - self._bound(bound)
+
+    def check(self, size_bytes: int, upstream: str = "") -> None:
         """Raise NoSpaceError for an object that even an empty cache has no room for."""
         if size_bytes > self.limit_bytes:
             raise NoSpaceError("the object is larger than the cache (cache.max_size)")
+        bound = self._upstreams.get(upstream)
+        if bound is not None and size_bytes > self._bound(bound):
+            raise NoSpaceError(f"the object is larger than {upstream} may hold (policy.max_size)")
 
-    async def reserve(self, size_bytes: int, evict: Evict) -> None:
-        """Set *size_bytes* aside, making room if needed.
+    async def reserve(self, size_bytes: int, upstream: str, evict: Evict) -> None:
+        """Set *size_bytes* aside, making room if needed, and waiting a little if there is none.
 
         Raises:
             NoSpaceError: there is not enough room even so.
         """
+        self.check(size_bytes, upstream)
+        ends_at = asyncio.get_running_loop().time() + WAIT_SECONDS
+        while not await self._try_to_reserve(size_bytes, upstream, evict):
+            self._freed.clear()
+            try:
+                async with asyncio.timeout_at(min(ends_at, self._next_look())):
+                    await self._freed.wait()
+            except TimeoutError:
+                if asyncio.get_running_loop().time() >= ends_at:
+                    raise NoSpaceError("the cache has no room for this object") from None
+
+    def freed(self) -> None:
+        """Tell those who wait that there may be room now."""
+        self._freed.set()
+
+    async def _try_to_reserve(self, size_bytes: int, upstream: str, evict: Evict) -> bool:
         async with self._making_room:
-            self.check(size_bytes)
+            over_bytes = self.upstream_missing_bytes(upstream, size_bytes)
+            if over_bytes > 0:
+                await evict(over_bytes, upstream)
             missing_bytes = self.missing_bytes(size_bytes)
             if missing_bytes > 0:
                 await evict(missing_bytes)
             if self.missing_bytes(size_bytes) > 0:
-                raise NoSpaceError("the cache has no room for this object")
-            self.reserved_bytes += size_bytes
+                return False
+            if self.upstream_missing_bytes(upstream, size_bytes) > 0:
+                return False
+            self.reserved_by[upstream] += size_bytes
+            return True
+
+    @staticmethod
+    def _next_look() -> float:
+        """Return when to look again: that a reader has closed a file is told to nobody."""
+        return asyncio.get_running_loop().time() + _LOOK_EVERY_SECONDS
+
+    def _bound(self, bound: SizeOrShare) -> int:
+        """Return an upstream's bound: a size, or a share of the cache."""
+        return bound.resolve(self.limit_bytes)
 
     async def trim(self, evict: Evict) -> None:
         """Go below the bound, which may have been lowered since the last start."""
         async with self._making_room:
+            for upstream in self._upstreams:
+                over_bytes = self.upstream_missing_bytes(upstream, 0)
+                if over_bytes > 0:
+                    await evict(over_bytes, upstream)
             missing_bytes = self.missing_bytes(0)
             if missing_bytes > 0:
                 await evict(missing_bytes)
@@ -88,20 +165,21 @@ class Space:
 class Reservation:
     """Room for one object; whoever has it releases it, in every case."""
 
-    def __init__(self, space: Space, evict: Evict) -> None:
+    def __init__(self, space: Space, upstream: str, evict: Evict) -> None:
         self._space = space
+        self._upstream = upstream
         self._evict = evict
         self._written_bytes = 0
         self.size_bytes = 0
 
     async def grow(self, more_bytes: int) -> None:
         """Set *more_bytes* aside; raises NoSpaceError."""
-        await self._space.reserve(more_bytes, self._evict)
+        await self._space.reserve(more_bytes, self._upstream, self._evict)
         self.size_bytes += more_bytes
 
     def adopt(self, size_bytes: int) -> None:
         """Take over bytes that are on disk and were counted as idle until now."""
-        self._space.reserved_bytes += size_bytes
+        self._space.reserved_by[self._upstream] += size_bytes
         self.size_bytes += size_bytes
         self.written(size_bytes)
 
@@ -114,5 +192,6 @@ class Reservation:
     def release(self) -> None:
         """Give the room back; once more does nothing."""
         self.written(0)
-        self._space.reserved_bytes -= self.size_bytes
+        self._space.reserved_by[self._upstream] -= self.size_bytes
         self.size_bytes = 0
+        self._space.freed()

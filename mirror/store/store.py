@@ -7,27 +7,32 @@ finds in ``refs/`` who may see it.
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial as bound
-from typing import Final, TypeVar
+from types import MappingProxyType
+from typing import BinaryIO, Final, TypeVar
 
 from mirror.domain.errors import MirrorError
 from mirror.domain.manifests import LinkKind, Manifest, is_index, read_manifest
-from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository, Tag
+from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Reference, Repository, Tag
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier, Recent
-from mirror.settings import Cache
-from mirror.store.facts import Facts
+from mirror.settings import Cache, Policy
+from mirror.store.changes import Changes, Parts
+from mirror.store.facts import Facts, link_key, manifest_links
 from mirror.store.layout import Layout
+from mirror.store.locks import open_shared
 from mirror.store.partial import Partial
 from mirror.store.partials import Partials
+from mirror.store.pins import Pin, Pins
 from mirror.store.recovery import open_index
 from mirror.store.refs import BlobRef, ManifestRef, Refs, TagRef
-from mirror.store.rows import LinkRow, ObjectRow, TagRow
+from mirror.store.removal import Removals
+from mirror.store.rows import Commit, LinkRow, ObjectKind, ObjectRow, TagRow
 from mirror.store.space import Reservation, Space
 from mirror.store.stored import StoredObject, is_whole, open_whole
 from mirror.store.uses import Uses
@@ -42,10 +47,24 @@ _log = get_logger("store")
 class Store:
     """Verified objects, facts about them, and room for more."""
 
-    def __init__(
-        self, settings: Cache, pools: Pools, tier: MemoryTier, metrics: Metrics, clock: Clock
+    def __init__(  # noqa: PLR0917 -- the tools of the whole house
+        self,
+        settings: Cache,
+        pools: Pools,
+        tier: MemoryTier,
+        metrics: Metrics,
+        clock: Clock,
+        policies: Mapping[str, Policy] = MappingProxyType({}),
     ) -> None:
         """Open the cache; the index is built anew if it is missing or damaged.
+
+        Args:
+            settings: Where and how much.
+            pools: The threads.
+            tier: The memory for hot facts.
+            metrics: What is told to the outside.
+            clock: The time.
+            policies: Of each upstream, for how much it may hold and for how long.
 
         Raises:
             LayoutError: the directory cannot be used.
@@ -65,16 +84,32 @@ class Store:
         self._metrics = metrics
         self._clock = clock
         self._uses = Uses(clock)
+        self.pins = Pins(self._layout, self.refs)
         self._indexes: list[tuple[Repository, str, Manifest]] = []
         self._manifests: Recent[Manifest] = Recent(
             tier, "manifest", lambda manifest: 2 * manifest.size_bytes + 1000
         )
         self.facts = Facts(self._index, pools, tier)
-        self.space = Space(settings.directory, settings.max_size, settings.min_free)
-        self.space.stored_bytes = self._index.totals.size_bytes
+        bounds = {name: policy.max_size for name, policy in policies.items() if policy.max_size}
+        self.space = Space(settings.directory, settings.max_size, settings.min_free, bounds)
+        self.space.stored_by.update(self._index.totals.upstreams)
         self.space.idle_bytes = lambda: self.partials.idle_bytes
         metrics.cache_bytes.set_function(lambda: self.space.used_bytes)
-        self._show_totals()
+        self._changes = Changes(
+            Parts(
+                layout=self._layout,
+                index=self._index,
+                facts=self.facts,
+                space=self.space,
+                partials=self.partials,
+                removals=Removals(self._layout, self.refs, self._index, lambda: self.pins.digests),
+                pools=pools,
+                metrics=metrics,
+                clock=clock,
+                policies=policies,
+            ),
+            self._write_uses,
+        )
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -83,16 +118,12 @@ class Store:
         row = await self.facts.object(digest)
         if row is None or not row.visible_in(scope, ANONYMOUS_SCOPE):
             return None
-        self._uses.enter(digest)
-        try:
-            file = await open_whole(self._pools.read, self._layout.blob(digest), row.size_bytes)
-        except BaseException:
-            self._uses.leave(digest)
-            raise
+        file = await open_whole(self._pools.read, self._layout.blob(digest), row.size_bytes)
         if file is not None:
-            return StoredObject(digest, file, row.size_bytes, self._uses)
-        self._uses.leave(digest)
-        await self._drop(digest, lambda: not is_whole(self._layout.blob(digest), row.size_bytes))
+            return StoredObject(file, row.size_bytes)
+        await self._changes.drop(
+            digest, lambda: not is_whole(self._layout.blob(digest), row.size_bytes)
+        )
         return None
 
     async def manifest(self, repository: Repository, digest: Digest, scope: str) -> Manifest | None:
@@ -106,8 +137,12 @@ class Store:
             if is_index(manifest.media_type):
                 self._indexes.append((repository, scope, manifest))
             else:
-                self.touch(*(link.digest for link in manifest.links))
+                self._touch_linked(manifest)
         return manifest
+
+    def _touch_linked(self, manifest: Manifest) -> None:
+        for link in manifest.links:
+            self._uses.touch_linked(link.digest)
 
     async def has(self, digest: Digest, scope: str) -> bool:
         """Return whether an object is here and visible in *scope*."""
@@ -123,7 +158,7 @@ class Store:
             content = await self._pools.read.run(stored.file.read)
         if await self._pools.read.run(Digest.of, content, digest.algorithm) == digest:
             return content
-        await self._drop(digest, lambda: True)
+        await self._changes.drop(digest, lambda: True)
         return None
 
     def touch(self, *digests: Digest) -> None:
@@ -133,9 +168,9 @@ class Store:
 
     # --- writing ---------------------------------------------------------------------------
 
-    def reservation(self, upstream: str = "") -> Reservation:  # noqa: ARG002 -- a bound of its own comes
+    def reservation(self, upstream: str) -> Reservation:
         """Return room for an object, none yet; it grows by evicting what was used longest ago."""
-        return Reservation(self.space, self._evict)
+        return self._changes.reservation(upstream)
 
     async def commit_blob(
         self, partial: Partial, source: Repository, scope: str, reservation: Reservation
@@ -150,16 +185,14 @@ class Store:
         is_by_manifest = link is not None and not link.answered_at
         is_here = await self.facts.object(digest) is not None
         owners: tuple[str, ...] = ()
-        with self._uses.of(digest):
-            if is_here or not is_by_manifest or scope != ANONYMOUS_SCOPE:
-                owners = (str(source),)
-                ref = BlobRef(scope, size_bytes, now, fetched=True)
-                await self._pools.fill.run(self.refs.put_blob, source, digest, ref)
-            await self._pools.fill.run(partial.publish)
-            row = ObjectRow(size_bytes, "blob", (scope,), now, owners)
-            await self._add_object(digest, row, reservation)
+        if is_here or not is_by_manifest or scope != ANONYMOUS_SCOPE:
+            owners = (str(source),)
+            ref = BlobRef(scope, size_bytes, now, fetched=True)
+            await self._pools.fill.run(self.refs.put_blob, source, digest, ref)
+        row = ObjectRow(size_bytes, "blob", (scope,), now, owners, source.upstream)
         new = LinkRow(size_bytes, link.media_type if link else None, now)
-        await self.facts.put_link(source, digest, LinkKind.BLOB, new)
+        commit = Commit(str(digest), row, (link_key(source, digest, LinkKind.BLOB), new))
+        await self._changes.commit(commit, lambda: _published(partial), reservation)
 
     async def answered_blob(
         self, repository: Repository, digest: Digest, scope: str, size_bytes: int | None
@@ -184,18 +217,26 @@ class Store:
         digest, size_bytes = manifest.digest, manifest.size_bytes
         ref = ManifestRef(manifest.media_type, scope, size_bytes, now, now)
         note = bound(self.refs.put_manifest, repository, digest, ref)
-        seen = ObjectRow(size_bytes, "manifest", (scope,), now, (str(repository),))
-        await self._keep_bytes(digest, manifest.content, seen, note)
-        await self.facts.add_links(repository, manifest.links)
-        row = LinkRow(size_bytes, manifest.media_type, now)
-        await self.facts.put_link(repository, digest, LinkKind.MANIFEST, row)
+        kind: ObjectKind = "index" if is_index(manifest.media_type) else "manifest"
+        own = LinkRow(size_bytes, manifest.media_type, now)
+        commit = Commit(
+            str(digest),
+            ObjectRow(size_bytes, kind, (scope,), now, (str(repository),), repository.upstream),
+            (link_key(repository, digest, LinkKind.MANIFEST), own),
+            tuple(manifest_links(repository, manifest)),
+            tuple(str(link.digest) for link in manifest.links),
+        )
+        await self._keep_bytes(digest, manifest.content, commit, note)
         await self._manifests.put((repository, digest), manifest)
+        if self.pins.concern(repository):
+            await self._pools.fill.run(self.pins.look)
 
-    async def keep_document(self, content: bytes, scope: str) -> Digest:
+    async def keep_document(self, content: bytes, upstream: str, scope: str) -> Digest:
         """Keep a list of upstream as an object and return its address."""
         digest = Digest.of(content)
-        seen = ObjectRow(len(content), "blob", (scope,), self._clock.wall())
-        await self._keep_bytes(digest, content, seen, lambda: None)
+        now = self._clock.wall()
+        row = ObjectRow(len(content), "document", (scope,), now, (), upstream)
+        await self._keep_bytes(digest, content, Commit(str(digest), row), lambda: None)
         return digest
 
     async def keep_tag(self, repository: Repository, tag: Tag, row: TagRow) -> None:
@@ -203,6 +244,25 @@ class Store:
         ref = TagRef(row.digest, row.seen_at, row.confirmed_at, row.history)
         await self._pools.fill.run(self.refs.confirm_tag, repository, tag, ref)
         await self.facts.put_tag(repository, tag, row)
+        if self.pins.concern(repository):
+            await self._pools.fill.run(self.pins.look)
+
+    async def remove(self, digest: Digest) -> int:
+        """Remove an object unless it is in use or pinned; returns the bytes that it freed."""
+        return await self._changes.remove(digest)
+
+    async def pin(
+        self, repository: Repository, reference: Reference, platforms: tuple[str, ...] = ()
+    ) -> None:
+        """Keep an image for ever, or those of its platforms that are named."""
+        pin = Pin(
+            repository.upstream, repository.name, str(reference), platforms, self._clock.wall()
+        )
+        await self._pools.fill.run(self.pins.put, pin)
+
+    async def unpin(self, repository: Repository, reference: Reference) -> bool:
+        """Let an image go when its time comes; returns whether it was pinned."""
+        return await self._pools.fill.run(self.pins.drop, repository, reference)
 
     # --- life ------------------------------------------------------------------------------
 
@@ -210,12 +270,16 @@ class Store:
         """Stay below the bound and write last uses, every few seconds, for ever."""
         while True:
             try:
-                await self._pools.fill.run(self.partials.expire)
-                await self.space.trim(self._evict)
+                await self._changes.expire()
+                await self.trim()
                 await self.flush()
             except OSError as error:
                 _log.error("the house could not be kept", reason=str(error))
             await asyncio.sleep(_FLUSH_EVERY_SECONDS)
+
+    async def trim(self) -> None:
+        """Go below the bound, which may have been lowered since the last start."""
+        await self.space.trim(self._changes.evict)
 
     async def flush(self) -> None:
         """Write the last uses that are pending."""
@@ -234,6 +298,7 @@ class Store:
             await self.flush()
         except OSError as error:
             _log.error("the last uses could not be written", reason=str(error))
+        await self._changes.close()
         await self._pools.index_read.run(self._index.close)
         await self._pools.index_write.run(self._index.close)
         self._lock.close()
@@ -252,66 +317,27 @@ class Store:
         return manifest
 
     async def _keep_bytes(
-        self, digest: Digest, content: bytes, seen: ObjectRow, note: Callable[[], None]
+        self, digest: Digest, content: bytes, commit: Commit, note: Callable[[], None]
     ) -> None:
-        reservation = self.reservation()
-        with self._uses.of(digest):
-            try:
-                if await self.facts.object(digest) is None:
-                    await reservation.grow(len(content))
-                await self._pools.fill.run(self._write_whole, digest, content, note)
-                await self._add_object(digest, seen, reservation)
-            finally:
-                reservation.release()
+        reservation = self.reservation(commit.row.upstream)
+        try:
+            if await self.facts.object(digest) is None:
+                await reservation.grow(len(content))
+            await self._changes.commit(
+                commit, lambda: self._written_whole(digest, content, note), reservation
+            )
+        finally:
+            reservation.release()
 
-    def _write_whole(self, digest: Digest, content: bytes, note: Callable[[], None]) -> None:
+    def _written_whole(
+        self, digest: Digest, content: bytes, note: Callable[[], None]
+    ) -> BinaryIO | None:
+        """Write an object's file; it is open, and so not evicted, until its row is written."""
         note()
         path = self._layout.blob(digest)
         if not is_whole(path, len(content)):
             self._layout.replace_file(path, content)
-
-    async def _add_object(self, digest: Digest, seen: ObjectRow, reservation: Reservation) -> None:
-        """Write the row of a file in ``blobs/``; its room was reserved and is used now."""
-
-        def account(added: tuple[ObjectRow, int]) -> None:
-            self.space.stored_bytes += added[1]
-            reservation.release()
-
-        adding = self._pools.index_write.start(self._index.add_object, str(digest), seen)
-        try:
-            row, _ = await self._accounted(adding, account)
-        except OSError:
-            await self._pools.fill.run(self._layout.blob(digest).unlink, missing_ok=True)
-            raise  # a file without a row would never be counted
-        await self.facts.remember_object(digest, row)
-
-    async def _accounted(self, change: "asyncio.Future[T]", account: Callable[[T], None]) -> T:
-        """Wait for a change of the index; it is accounted for even if we are cancelled."""
-
-        def settle(done: "asyncio.Future[T]") -> None:
-            if not done.cancelled() and done.exception() is None:
-                account(done.result())
-                self._show_totals()
-
-        change.add_done_callback(settle)
-        return await asyncio.shield(change)
-
-    async def _drop(self, digest: Digest, is_lost: Callable[[], bool]) -> None:
-        """Forget an object whose file is not what it was, unless that has been put right."""
-
-        def remove() -> bool:
-            lost = is_lost()
-            if lost:
-                self._layout.blob(digest).unlink(missing_ok=True)
-            return lost
-
-        def account(row: ObjectRow | None) -> None:
-            self.space.stored_bytes -= row.size_bytes if row else 0
-
-        _log.warning("an object is gone from the disk", digest=str(digest))
-        dropping = self._pools.index_write.start(self._index.drop_object, str(digest), if_so=remove)
-        await self._accounted(dropping, account)
-        await self.facts.forget_object(str(digest))
+        return open_shared(path)
 
     async def _write_uses(self) -> None:
         """Write pending uses; one of an index is one of its images and their layers, too.
@@ -322,43 +348,15 @@ class Store:
         for repository, scope, index in indexes:
             for child in index.links:
                 with suppress(MirrorError):
-                    await self.manifest(repository, child.digest, scope)
+                    image = await self.manifest(repository, child.digest, scope)
+                    if image is not None:
+                        self._uses.touch_linked(child.digest)
+                        self._touch_linked(image)
         uses = self._uses.take_pending()
         if uses:
             await self._pools.index_write.run(self._index.touch, uses)
 
-    async def _drop_idle_partials(self, need_bytes: int) -> int:
-        return await self._pools.fill.run(self.partials.drop, need_bytes)
 
-    async def _evict(self, need_bytes: int) -> int:
-        def account(victims: list[tuple[str, ObjectRow]]) -> None:
-            self.space.stored_bytes -= sum(row.size_bytes for _, row in victims)
-
-        await self._write_uses()
-        freed_bytes = await self._drop_idle_partials(need_bytes)
-        while freed_bytes < need_bytes:
-            evicting = self._pools.index_write.start(
-                self._index.evict, need_bytes - freed_bytes, self._uses.is_used, self._remove
-            )
-            victims = await self._accounted(evicting, account)
-            if not victims:
-                break
-            for digest, row in victims:
-                freed_bytes += row.size_bytes
-                await self.facts.forget_object(digest)
-                self._metrics.cache_evictions.labels("size").inc()
-                self._metrics.cache_evicted_bytes.inc(row.size_bytes)
-        return freed_bytes
-
-    def _remove(self, digest: str, row: ObjectRow) -> None:
-        parsed = Digest.parse(digest)
-        self._layout.blob(parsed).unlink(missing_ok=True)
-        for text in row.repositories:
-            upstream, _, name = text.partition("/")
-            self.refs.drop(Repository(upstream, name), parsed)
-
-    def _show_totals(self) -> None:
-        totals = self._index.totals
-        self._metrics.cache_limit_bytes.set(self.space.limit_bytes)
-        self._metrics.cache_objects.labels("blob").set(totals.blobs)
-        self._metrics.cache_objects.labels("manifest").set(totals.manifests)
+def _published(partial: Partial) -> None:
+    """Give a partial its name; it is locked itself until its last reader has gone."""
+    partial.publish()

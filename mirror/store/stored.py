@@ -6,19 +6,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from mirror.domain.names import Digest
 from mirror.runtime.pools import Pool
-from mirror.store.uses import Uses
+from mirror.store.locks import open_shared
 
 
 class StoredObject:
     """An object of the store, open for reading; it is not evicted while it is open."""
 
-    def __init__(self, digest: Digest, file: BinaryIO, size_bytes: int, uses: Uses) -> None:
+    def __init__(self, file: BinaryIO, size_bytes: int) -> None:
         self.file = file
         self.size_bytes = size_bytes
-        self._digest = digest
-        self._uses = uses
 
     def __enter__(self) -> Self:
         return self
@@ -33,9 +30,7 @@ class StoredObject:
 
     def close(self) -> None:
         """Let go of the file."""
-        if not self.file.closed:
-            self.file.close()
-            self._uses.leave(self._digest)
+        self.file.close()
 
 
 async def open_whole(pool: Pool, path: Path, size_bytes: int) -> BinaryIO | None:
@@ -60,11 +55,8 @@ def is_whole(path: Path, size_bytes: int) -> bool:
 
 
 def _open(path: Path, size_bytes: int) -> BinaryIO | None:
-    try:
-        file = path.open("rb", buffering=0)
-    except FileNotFoundError:
-        return None
-    if os.fstat(file.fileno()).st_size == size_bytes:
+    file = open_shared(path)
+    if file is None or os.fstat(file.fileno()).st_size == size_bytes:
         return file
     file.close()
     return None

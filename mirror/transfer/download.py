@@ -126,7 +126,7 @@ class Download:
         if stored is not None:
             fill.adopt(stored)
             return
-        self._store.space.check(fill.expected_bytes or 0)
+        self._store.space.check(fill.expected_bytes or 0, fill.active_source.upstream)
         if fill.is_too_large:
             raise NoSpaceError("the object has outgrown the cache before")
         await self._slots.take(fill)

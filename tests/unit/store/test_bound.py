@@ -49,7 +49,7 @@ class World:
         self.clock.advance(61)
         if action == "keep":
             try:
-                await self.store.keep_document(content, ANONYMOUS_SCOPE)
+                await self.store.keep_document(content, "docker.io", ANONYMOUS_SCOPE)
             except NoSpaceError:
                 assert self.held, "nothing is being read, so there must have been room"
         elif action == "touch":

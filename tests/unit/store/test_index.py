@@ -2,17 +2,22 @@
 
 import random
 import sqlite3
-from collections.abc import Iterator
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import diskcache
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirror.store.disk import NoPickleDisk, PickleForbiddenError
-from mirror.store.index import Index, IndexBrokenError, object_key
-from mirror.store.rows import LinkRow, ObjectRow, TagRow, Totals
+from mirror.store.index import Demand, Index, IndexBrokenError, object_key
+from mirror.store.rows import Commit, LinkRow, ObjectKind, ObjectRow, Removal, TagRow, Totals
 
 
 @pytest.fixture
@@ -33,6 +38,43 @@ def row(size: int = 10, used_at: float = 1.0, *scopes: str) -> ObjectRow:
     return ObjectRow(size, "blob", scopes or ("_",), used_at)
 
 
+def add(index: Index, name: str, seen: ObjectRow, *children: str) -> int:
+    """Add an object and return by how much the total grew."""
+    return index.commit(Commit(name, seen, children=children))[1]
+
+
+def seen(index: Index, name: str) -> ObjectRow | None:
+    """Return a row without its place."""
+    found = index.get(object_key(name), ObjectRow)
+    return None if found is None else msgspec.structs.replace(found, place="")
+
+
+@dataclass
+class Keeper:
+    """Keeps some; the others go, with what they link."""
+
+    keep: Callable[[str], bool] = lambda _: False
+    children: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def condemn(self, digest: str, _row: ObjectRow) -> Sequence[str] | None:
+        return None if self.keep(digest) else self.children.get(digest, ())
+
+
+def evict(index: Index, need: int, keeper: Keeper | None = None, **how: Any) -> list[str]:  # noqa: ANN401 -- fields of Demand
+    """Evict in as many steps as it takes, and return what went, in order."""
+    gone: list[str] = []
+    freed, kept = 0, set[str]()
+    while freed < need:
+        step = index.evict(Demand(need - freed, 10_000, kept=kept, **how), keeper or Keeper())
+        assert len(step.victims) <= 100
+        gone += [digest for _, digest, _ in step.victims]
+        index.settled([entry for entry, _, _ in step.victims])
+        freed, kept = freed + step.freed_bytes, step.kept
+        if step.is_exhausted:
+            break
+    return gone
+
+
 # --- no pickle -------------------------------------------------------------------------------
 
 
@@ -40,16 +82,16 @@ def test_what_the_default_disk_has_pickled_is_as_good_as_nothing(tmp_path: Path)
     with diskcache.Cache(str(tmp_path)) as foreign:
         foreign.set("o:evil", Bomb())
         foreign.set(("a", "pickled", "key"), b"")
-        foreign.set("lru-000000000100000", Bomb())
+        foreign.set("q0:|-000000000100000", Bomb())
         foreign.set("totals", {"a": Bomb()})
     index = Index(tmp_path)
 
     assert index.totals == Totals()
     assert index.get("o:evil", ObjectRow) is None
     assert index.oldest_use() is None
-    index.add_object("evil", row(5, 2))  # what is written over it can be read
-    assert index.get("o:evil", ObjectRow) == row(5, 2)
-    assert [digest for digest, _ in index.evict(1, lambda _: False, lambda *_: None)] == ["evil"]
+    add(index, "evil", row(5, 2))  # what is written over it can be read
+    assert seen(index, "evil") == row(5, 2)
+    assert evict(index, 1) == ["evil"]
     index.close()
 
 
@@ -92,11 +134,12 @@ def test_a_row_of_another_kind_is_as_good_as_none(index: Index) -> None:
 
 
 def test_entries_of_the_queue_that_mean_nothing_are_dropped(index: Index) -> None:
-    index._cache.set("lru-000000000000001", b"\xff\xfe not text")
-    index._cache.set("lru-00000junk000001", b"gone")
-    index.add_object("a", row())
+    add(index, "a", row())
+    index._cache.set("q0:|-000000000000001", b"\xff\xfe not text")
+    index._cache.set("q0:|-00000junk000001", b"gone")
+    index._cache.set("q0:|-000000000000002", b"a")  # not its place
 
-    assert [digest for digest, _ in index.evict(1, lambda _: False, lambda *_: None)] == ["a"]
+    assert evict(index, 1) == ["a"]
 
 
 # --- totals and order ------------------------------------------------------------------------
@@ -107,7 +150,7 @@ _STEPS = st.lists(
         st.tuples(st.just("add"), _NAMES, st.integers(0, 50)),
         st.tuples(st.just("touch"), _NAMES, st.integers(0, 50)),
         st.tuples(st.just("drop"), _NAMES, st.just(0)),
-        st.tuples(st.just("evict"), st.integers(0, 60), _NAMES),
+        st.tuples(st.just("evict"), st.integers(0, 60), st.just(0)),
         st.tuples(st.just("reopen"), st.just(0), st.just(0)),
     ),
     max_size=20,
@@ -118,7 +161,7 @@ _STEPS = st.lists(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(steps=_STEPS)
-def test_totals_are_sums_and_eviction_follows_last_use(
+def test_totals_are_sums_and_eviction_follows_last_use(  # noqa: C901 -- a branch for each step
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]
 ) -> None:
     directory = tmp_path_factory.mktemp("index")
@@ -128,113 +171,253 @@ def test_totals_are_sums_and_eviction_follows_last_use(
         name = str(number)
         if step == "add":
             # Sizes are powers of two, so that two sums are equal only if their parts are.
-            seen = ObjectRow(1 << number, "blob" if number % 2 else "manifest", ("_",), float(at))
-            grown = index.add_object(name, seen)[1]
-            assert grown == (0 if name in model else seen.size_bytes)
-            model[name] = model[name].merged(seen) if name in model else seen
+            new = ObjectRow(1 << number, "blob" if number % 2 else "manifest", ("_",), float(at))
+            assert add(index, name, new) == (0 if name in model else new.size_bytes)
+            model[name] = model[name].merged(new) if name in model else new
         elif step == "touch":
             index.touch([(name, float(at))])
             if name in model and model[name].used_at < at:
                 model[name] = row_at(model[name], float(at))
         elif step == "drop":
-            assert index.drop_object(name) == model.pop(name, None)
+            dropped = index.drop_object(name)
+            assert (dropped is None) == (model.pop(name, None) is None)
         elif step == "evict":
-            gone = index.evict(number, lambda kept: kept == str(at), lambda *_: None)  # noqa: B023 -- called now
+            gone = evict(index, number)
             freed, expected = 0, []
-            for each in sorted(model, key=lambda each: model[each].used_at):
-                if freed < number and each != str(at):
+            # Nothing links these blobs, so they go before the manifests.
+            for each in sorted(
+                model, key=lambda each: (not model[each].is_blob, model[each].used_at)
+            ):
+                if freed < number:
                     freed += model[each].size_bytes
                     expected.append(each)
-            assert sorted(model[each].used_at for each, _ in gone) == [
-                model[each].used_at for each in expected
-            ]
-            for each, _ in gone:
+            if len({model[each].used_at for each in model}) == len(model):
+                assert gone == expected
+            for each in gone:
                 del model[each]
         else:
             index.close()
             index = Index(directory)
-        assert index.totals == Totals(
+        totals = index.totals
+        assert (totals.size_bytes, totals.blobs, totals.manifests) == (
             sum(each.size_bytes for each in model.values()),
             sum(each.kind == "blob" for each in model.values()),
             sum(each.kind == "manifest" for each in model.values()),
         )
-        assert {name: index.get(object_key(name), ObjectRow) for name in model} == model
+        assert {name: seen(index, name) for name in model} == model
     index.close()
 
 
+def order(of: ObjectRow) -> tuple[bool, float]:
+    return not of.is_blob, of.used_at
+
+
 def row_at(before: ObjectRow, used_at: float) -> ObjectRow:
-    return ObjectRow(before.size_bytes, before.kind, before.scopes, used_at, before.repositories)
+    return msgspec.structs.replace(before, used_at=used_at)
 
 
 def test_more_objects_than_one_transaction_takes(index: Index) -> None:
     names = [f"{number:04}" for number in range(1200)]
-    index.add_objects((name, row(1, float(number))) for number, name in enumerate(names))
+    index.commit_all(Commit(name, row(1, float(number))) for number, name in enumerate(names))
     index.touch([(name, 5000.0) for name in names[:600]])
-    gone = []
-    while batch := index.evict(1200, lambda _: False, lambda *_: None):
-        assert len(batch) <= 500
-        gone += [digest for digest, _ in batch]
+    gone = evict(index, 1200)
 
     assert gone[:600] == names[600:]
     assert sorted(gone[600:]) == names[:600]
-    assert index.totals == Totals()
+    assert index.totals.size_bytes == index.totals.blobs == 0
 
 
 def test_what_is_kept_does_not_hide_what_is_behind_it(index: Index) -> None:
     names = [f"{number:04}" for number in range(700)]
-    index.add_objects((name, row(1, float(number))) for number, name in enumerate(names))
+    index.commit_all(Commit(name, row(1, float(number))) for number, name in enumerate(names))
 
-    gone = index.evict(1, lambda name: name < "0690", lambda *_: None)
-    assert [digest for digest, _ in gone] == ["0690"]
-    gone = index.evict(1, lambda _: False, lambda *_: None)
-    assert [digest for digest, _ in gone] == ["0000"]  # what was kept is in its place again
+    assert evict(index, 1, Keeper(lambda name: name < "0690")) == ["0690"]
+    assert evict(index, 700, Keeper(lambda name: name < "0690")) == names[691:]
+    assert evict(index, 1) == ["0000"]
+
+
+def test_when_all_is_kept_nothing_goes_and_it_ends(index: Index) -> None:
+    index.commit_all(Commit(str(number), row(1, 1.0)) for number in range(1500))
+
+    assert evict(index, 1, Keeper(lambda _: True)) == []
+    assert index.totals.blobs == 1500
 
 
 def test_a_crowded_second_overflows_into_the_next(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(random, "randrange", lambda _: 7)
-    for name in "abc":
-        index.add_object(name, row(1, 100.0))
+    monkeypatch.setattr("mirror.store.order._PLACES_PER_SECOND", 2)
+    for name in "abcde":
+        add(index, name, row(1, 100.0))
 
-    assert [digest for digest, _ in index.evict(9, lambda _: False, lambda *_: None)] == [*"abc"]
+    assert evict(index, 9) == [*"abcde"]
 
 
 def test_a_clock_from_the_far_future_does_no_harm(index: Index) -> None:
-    index.add_object("a", row(1, 1e15))
+    add(index, "a", row(1, 1e15))
 
-    assert [digest for digest, _ in index.evict(1, lambda _: False, lambda *_: None)] == ["a"]
+    assert evict(index, 1) == ["a"]
 
 
 def test_an_eviction_that_fails_changes_nothing(index: Index) -> None:
-    index.add_object("a", row(1, 1))
-    index.add_object("b", row(2, 2))
+    add(index, "a", row(1, 1))
+    add(index, "b", row(2, 2))
 
-    def remove(digest: str, _row: ObjectRow) -> None:
+    def keep(digest: str) -> bool:
         if digest == "b":
             raise OSError(5, "the disk is broken")
+        return False
 
     with pytest.raises(OSError, match="broken"):
-        index.evict(3, lambda _: False, remove)
+        evict(index, 3, Keeper(keep))
     assert index.totals.size_bytes == 3
-    gone = index.evict(3, lambda _: False, lambda *_: None)
-    assert [digest for digest, _ in gone] == ["a", "b"]
+    assert evict(index, 3) == ["a", "b"]
 
 
 def test_a_row_goes_only_if_it_is_so(index: Index) -> None:
-    index.add_object("a", row(1, 1))
+    add(index, "a", row(1, 1))
 
     assert index.drop_object("a", if_so=lambda: False) is None
     assert index.totals.size_bytes == 1
-    assert index.drop_object("a") == row(1, 1)
+    assert index.drop_object("a") is not None
     assert index.drop_object("a") is None
+    assert evict(index, 1) == []
+
+
+# --- whole images ----------------------------------------------------------------------------
+
+
+def manifest(used_at: float, kind: ObjectKind = "manifest") -> ObjectRow:
+    return ObjectRow(1, kind, ("_",), used_at)
+
+
+def test_what_nothing_links_goes_first_then_whole_images(index: Index) -> None:
+    add(index, "old image", manifest(10), "old layer", "shared")
+    add(index, "new image", manifest(20), "new layer", "shared")
+    for name, used_at in (("old layer", 10), ("new layer", 20), ("shared", 20), ("alone", 90)):
+        add(index, name, row(1, used_at))
+    linked = {
+        "old image": ("old layer", "shared"),
+        "new image": ("new layer", "shared"),
+    }
+
+    assert evict(index, 1) == ["alone"]
+    assert evict(index, 2, Keeper(children=linked)) == ["old image", "old layer"]
+    assert evict(index, 1, Keeper(children=linked)) == ["new image"]
+    assert index.links_of("shared") == 0
+    assert sorted(evict(index, 2)) == ["new layer", "shared"]
+
+
+def test_a_blob_that_loses_its_last_manifest_goes_before_older_images(index: Index) -> None:
+    add(index, "image", manifest(50), "layer")
+    add(index, "layer", row(1, 60))
+    add(index, "older", manifest(20))
+    index.drop_object("image", ["layer"])
+
+    assert evict(index, 1) == ["layer"]
+
+
+def test_an_upstream_is_evicted_on_its_own(index: Index) -> None:
+    for number, upstream in enumerate(["a", "a-5", "b", "a", "a-5", "b"]):
+        seen = ObjectRow(1, "blob", ("_",), float(number), (), upstream)
+        add(index, f"{upstream} {number}", seen)
+
+    assert evict(index, 9, upstream="a") == ["a 0", "a 3"]
+    assert evict(index, 1, upstream="b") == ["b 2"]
+    assert index.totals.upstreams == {"a": 0, "a-5": 2, "b": 1}
+    assert evict(index, 9) == ["a-5 1", "a-5 4", "b 5"]
+
+
+def test_what_was_used_since_does_not_expire(index: Index) -> None:
+    for number in range(6):
+        add(index, str(number), row(1, float(number)))
+    add(index, "image", manifest(2))
+    index.touch([("1", 9.0)])
+
+    assert evict(index, 1 << 62, unused_since=3.0) == ["0", "2", "image"]
+
+
+_IMAGES = st.lists(
+    st.tuples(
+        st.sampled_from(["pull", "pull", "use", "use blob", "evict"]),
+        st.integers(0, 7),
+        st.integers(1, 6),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=_IMAGES)
+def test_no_image_loses_a_blob_while_its_manifest_stays(steps: list[tuple[str, int, int]]) -> None:
+    """Layers are shared; a use of a manifest is one of all that it links (invariant 10)."""
+    with tempfile.TemporaryDirectory() as directory:
+        index = Index(Path(directory))
+        layers = {f"m{number}": [f"b{number % 4}", f"b{number}", "b0"] for number in range(8)}
+        whole: set[str] = set()
+        for now, (what, number, size) in enumerate(steps, 1):
+            name = f"m{number}"
+            links = layers[name]
+            if what == "pull":
+                add(index, name, manifest(now), *links)
+                for each in links:
+                    add(index, each, row(size, float(now)))
+                index.touch([(each, float(now)) for each in (name, *links)])
+                whole.add(name)
+            elif what == "use" and name in whole:
+                index.touch([(each, float(now)) for each in (name, *links)])
+            elif what == "use blob":
+                index.touch([(f"b{number}", float(now))])
+            else:
+                whole.difference_update(evict(index, size, Keeper(children=layers)))
+            for each in whole:
+                assert all(seen(index, part) for part in (each, *layers[each]))
+            counts = Counter(
+                part for each in layers for part in set(layers[each]) if seen(index, each)
+            )
+            assert {part: index.links_of(part) for part in counts} == counts
+        index.close()
+
+
+# --- the journal -----------------------------------------------------------------------------
+
+
+def test_what_is_announced_is_pending_until_it_is_committed(index: Index) -> None:
+    new = Commit("a", row(), ("l:own", LinkRow(5, None, 7.0)), (("l:x", LinkRow(1, None, 0)),))
+    kept, given_up = index.announce(new), index.announce(Commit("b", row()))
+    index.settled([given_up])
+
+    assert index.pending_commit() == (kept, new)
+    index.commit(new, kept)
+    assert index.pending_commit() is None
+    assert index.get("l:own", LinkRow) == LinkRow(5, None, 7.0)
+    assert index.get("l:x", LinkRow) == LinkRow(1, None, 0)
+
+
+def test_what_is_evicted_is_pending_until_its_files_are_gone(index: Index) -> None:
+    add(index, "a", ObjectRow(1, "blob", ("_",), 1.0, ("docker.io/x",)))
+    step = index.evict(Demand(1, 2), Keeper())
+    entry = step.victims[0][0]
+
+    assert index.pending_removal() == (entry, Removal("a", ("docker.io/x",)))
+    index.settled([entry])
+    assert index.pending_removal() is None
+
+
+def test_an_entry_of_the_journal_that_is_junk_can_be_settled(index: Index) -> None:
+    key = index._cache.push(b"junk", prefix="adding")
+
+    assert index.pending_commit() == (key, None)
+    index.settled([key])
+    assert index.pending_commit() is None
 
 
 def test_a_link_that_upstream_vouched_for_is_not_overwritten_by_a_manifests(index: Index) -> None:
     answered, described = LinkRow(5, None, 7.0), LinkRow(5, "type", 0)
     index.put("l:a", answered)
 
-    assert index.add_links([("l:a", described), ("l:b", described)]) == [("l:b", described)]
+    index.commit(Commit("m", row(), links=(("l:a", described), ("l:b", described))))
+    assert index.get("l:b", LinkRow) == described
     assert index.get("l:a", LinkRow) == answered
 
 
@@ -243,17 +426,17 @@ def test_a_link_that_upstream_vouched_for_is_not_overwritten_by_a_manifests(inde
 
 def test_a_locked_database_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
     index = Index(tmp_path)
-    index.add_object("a", row(1, 1))
+    add(index, "a", row(1, 1))
     index._cache._timeout = 0.05
     index.close()  # the next connection has the short time limit
     other = sqlite3.connect(tmp_path / "cache.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 
     with pytest.raises(IndexBrokenError, match="locked"):
-        index.add_object("b", row(1, 1))
+        add(index, "b", row(1, 1))
     other.execute("ROLLBACK")
     other.close()
-    assert index.add_object("b", row(1, 1))[1] == 1
+    assert add(index, "b", row(1, 1)) == 1
     assert index.totals.size_bytes == 2
     index.close()
 
@@ -261,7 +444,7 @@ def test_a_locked_database_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
 def test_damage_is_a_miss_now_and_remembered_for_the_next_start(tmp_path: Path) -> None:
     index = Index(tmp_path)
     index.complete()
-    index.add_objects((f"{number:04}", row(1, float(number))) for number in range(2000))
+    index.commit_all(Commit(f"{number:04}", row(1, float(number))) for number in range(2000))
     index.close()
     database = tmp_path / "cache.db"
     whole = database.read_bytes()

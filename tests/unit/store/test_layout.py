@@ -87,17 +87,6 @@ def test_a_directory_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
         Layout(tmp_path / "file" / "cache").prepare()
 
 
-def test_what_was_not_finished_is_swept_away(layout: Layout) -> None:
-    for name in ("_-sha256-" + "0" * 64, "whole-sha256-00", "~name", "~1-2", ".nfs0001"):
-        (layout.partials / name).write_bytes(b"x")
-    (layout.partials / "link").symlink_to(layout.root)
-    (layout.partials / "directory").mkdir()
-    layout.sweep()
-
-    assert [path.name for path in layout.partials.iterdir()] == ["directory"]
-    assert layout.root.exists()
-
-
 def test_a_directory_serves_one_mirror(layout: Layout) -> None:
     with layout.lock(), pytest.raises(LayoutError, match="another mirror"):
         layout.lock()

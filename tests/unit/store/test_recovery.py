@@ -15,7 +15,7 @@ from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository, Tag
 from mirror.settings import Credential, Upstream
 from mirror.store.index import Index, object_key
 from mirror.store.layout import LayoutError
-from mirror.store.rows import ObjectRow
+from mirror.store.rows import Commit, ObjectRow
 from tests.fakes.auth import BasicGuard
 from tests.fakes.clock import FakeClock
 from tests.fakes.content import Blob, blob, image, index
@@ -57,7 +57,7 @@ def _mark(directory: Path) -> None:
 
 def _unfinish(directory: Path) -> None:
     opened = Index(directory)
-    opened._cache.delete("complete")
+    opened._cache.delete("complete-2")
     opened.drop_object(str(Digest.of(b"whatever")))
     opened.close()
 
@@ -316,9 +316,10 @@ async def test_what_a_confirmed_tag_leads_to_is_the_last_to_go(tmp_path: Path) -
     _delete(tmp_path / "index")
 
     async with store_of(tmp_path) as store:
-        victims = store._index.evict(1, lambda _: False, lambda *_: None)
-        store.space.stored_bytes = store._index.totals.size_bytes
-        assert victims[0][0] in {old.digest, *(each.digest for each in old.blobs)}
+        first = [old.digest, *(each.digest for each in old.blobs)]
+        await store._changes.evict(1)
+        gone = [each for each in first if not await store.has(Digest.parse(each), ANONYMOUS_SCOPE)]
+        assert len(gone) == 1
         for each in (new, *new.blobs):
             row_now = await store.facts.object(Digest.parse(each.digest))
             assert row_now is not None
@@ -395,7 +396,7 @@ async def test_evicting_a_recovered_object_removes_what_says_that_it_is_here(
     _delete(tmp_path / "index")
 
     async with store_of(tmp_path) as store:
-        await store._evict(1 << 20)
+        await store._changes.evict(1 << 20)
         assert files(tmp_path) == {}
         assert store.space.used_bytes == 0
     left = [path.name for path in (tmp_path / "refs").rglob("*") if path.is_file()]
@@ -416,7 +417,7 @@ async def test_an_index_that_cannot_be_opened_is_explained_and_left_alone(
 
 def test_objects_are_rows_of_the_index(tmp_path: Path) -> None:
     made = Index(tmp_path)
-    made.add_object("sha256:1", ObjectRow(1, "blob", (), 0.0))
+    made.commit(Commit("sha256:1", ObjectRow(1, "blob", (), 0.0)))
     found = made.get(object_key("sha256:1"), ObjectRow)
 
     assert found is not None

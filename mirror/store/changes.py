@@ -1,0 +1,192 @@
+"""Changes of what is stored: the index, the accounts, the memory and the metrics agree.
+
+Whoever begins a change may be cancelled; the change itself goes on to its end, and is
+accounted for.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import BinaryIO, TypeVar
+
+from mirror.domain.names import Digest
+from mirror.observe.logs import get_logger
+from mirror.observe.metrics import Metrics
+from mirror.runtime.clock import Clock
+from mirror.runtime.pools import Pools
+from mirror.settings import Policy
+from mirror.store.facts import Facts
+from mirror.store.index import Demand, Evicted, Index
+from mirror.store.layout import Layout
+from mirror.store.partials import Partials
+from mirror.store.removal import Removals
+from mirror.store.rows import Commit, ObjectRow
+from mirror.store.space import Reservation, Space
+
+T = TypeVar("T")
+_log = get_logger("store")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a change touches."""
+
+    layout: Layout
+    index: Index
+    facts: Facts
+    space: Space
+    partials: Partials
+    removals: Removals
+    pools: Pools
+    metrics: Metrics
+    clock: Clock
+    policies: Mapping[str, Policy]
+
+
+class Changes:
+    """Commits, evictions and removals."""
+
+    def __init__(self, parts: Parts, write_uses: Callable[[], Awaitable[None]]) -> None:
+        """Set up; *write_uses* brings the last uses into the index before it is asked."""
+        self._parts = parts
+        self._write_uses = write_uses
+        self._commits: set[asyncio.Task[None]] = set()
+        self._show_totals()
+
+    def reservation(self, upstream: str) -> Reservation:
+        """Return room for an object, none yet; it grows by evicting what was used longest ago."""
+        return Reservation(self._parts.space, upstream, self.evict)
+
+    async def commit(
+        self, commit: Commit, publish: Callable[[], BinaryIO | None], reservation: Reservation
+    ) -> None:
+        """Give an object its name and its row; what is begun is ended, whoever is cancelled."""
+        task = asyncio.create_task(self._committed(commit, publish, reservation))
+        self._commits.add(task)
+        task.add_done_callback(self._commits.discard)
+        await asyncio.shield(task)
+
+    async def _committed(
+        self, commit: Commit, publish: Callable[[], BinaryIO | None], reservation: Reservation
+    ) -> None:
+        def account(added: tuple[ObjectRow, int]) -> None:
+            self._parts.space.stored_by[added[0].upstream] += added[1]
+            reservation.release()
+
+        write = self._parts.pools.index_write
+        entry = await write.run(self._parts.index.announce, commit)
+        try:
+            file = await self._parts.pools.fill.run(publish)
+        except BaseException:
+            await write.run(self._parts.index.settled, [entry])
+            raise
+        try:
+            adding = write.start(self._parts.index.commit, commit, entry)
+            row, _ = await self._accounted(adding, account)
+        except OSError:
+            path = self._parts.layout.blob(Digest.parse(commit.digest))
+            await self._parts.pools.fill.run(path.unlink, missing_ok=True)
+            raise  # a file without a row would never be counted
+        finally:
+            if file is not None:
+                file.close()
+        await self._parts.facts.remember(commit, row)
+
+    async def close(self) -> None:
+        """Wait for what is being committed."""
+        await asyncio.gather(*self._commits, return_exceptions=True)
+
+    async def evict(self, need_bytes: int, upstream: str | None = None) -> int:
+        """Free so many bytes, of one upstream or of all; returns how many it could."""
+        await self._write_uses()
+        freed_bytes = 0
+        if upstream is None:
+            freed_bytes = await self._parts.pools.fill.run(self._parts.partials.drop, need_bytes)
+        demand = Demand(need_bytes - freed_bytes, self._parts.clock.wall(), upstream)
+        reason = "size" if upstream is None else "upstream_size"
+        return freed_bytes + await self._evicted(demand, reason)
+
+    async def expire(self) -> None:
+        """Remove what nobody asked for since ``policy.expire_after``."""
+        await self._parts.pools.fill.run(self._parts.partials.expire)
+        for upstream, policy in self._parts.policies.items():
+            if policy.expire_after_seconds is not None:
+                await self._write_uses()
+                now = self._parts.clock.wall()
+                oldest = now - policy.expire_after_seconds
+                await self._evicted(Demand(2**62, now, upstream, oldest), "expired")
+
+    async def _evicted(self, demand: Demand, reason: str) -> int:
+        """Evict step by step, so that other changes of the index come between."""
+
+        def account(step: Evicted) -> None:
+            for _, _, row in step.victims:
+                self._parts.space.stored_by[row.upstream] -= row.size_bytes
+                self._note_gone(row, reason)
+
+        freed_bytes, kept = 0, set[str]()
+        while freed_bytes < demand.need_bytes:
+            rest = replace(demand, need_bytes=demand.need_bytes - freed_bytes, kept=kept)
+            evicting = self._parts.pools.index_write.start(self._parts.removals.evict, rest)
+            step = await self._accounted(evicting, account)
+            for _, digest, _ in step.victims:
+                await self._parts.facts.forget_object(digest)
+            freed_bytes += step.freed_bytes
+            kept = step.kept
+            if step.is_exhausted:
+                break
+        return freed_bytes
+
+    def _note_gone(self, row: ObjectRow, reason: str) -> None:
+        self._parts.metrics.cache_evictions.labels(reason).inc()
+        self._parts.metrics.cache_evicted_bytes.inc(row.size_bytes)
+
+    async def remove(self, digest: Digest) -> int:
+        """Remove an object unless it is in use or pinned; returns the bytes that it freed."""
+
+        def account(row: ObjectRow | None) -> None:
+            if row is not None:
+                self._parts.space.stored_by[row.upstream] -= row.size_bytes
+                self._note_gone(row, "removed")
+
+        removing = self._parts.pools.index_write.start(self._parts.removals.remove, str(digest))
+        row = await self._accounted(removing, account)
+        await self._parts.facts.forget_object(str(digest))
+        return row.size_bytes if row else 0
+
+    async def drop(self, digest: Digest, is_lost: Callable[[], bool]) -> None:
+        """Forget an object whose file is not what it was, unless that has been put right."""
+
+        def remove() -> bool:
+            lost = is_lost()
+            if lost:
+                self._parts.layout.blob(digest).unlink(missing_ok=True)
+            return lost
+
+        def account(row: ObjectRow | None) -> None:
+            if row is not None:
+                self._parts.space.stored_by[row.upstream] -= row.size_bytes
+                _log.warning("an object is gone from the disk", digest=str(digest))
+
+        dropping = self._parts.pools.index_write.start(
+            self._parts.index.drop_object, str(digest), if_so=remove
+        )
+        await self._accounted(dropping, account)
+        await self._parts.facts.forget_object(str(digest))
+
+    async def _accounted(self, change: "asyncio.Future[T]", account: Callable[[T], None]) -> T:
+        """Wait for a change of the index; it is accounted for even if we are cancelled."""
+
+        def settle(done: "asyncio.Future[T]") -> None:
+            if not done.cancelled() and done.exception() is None:
+                account(done.result())
+                self._show_totals()
+
+        change.add_done_callback(settle)
+        return await asyncio.shield(change)
+
+    def _show_totals(self) -> None:
+        totals = self._parts.index.totals
+        self._parts.metrics.cache_limit_bytes.set(self._parts.space.limit_bytes)
+        self._parts.metrics.cache_objects.labels("blob").set(totals.blobs)
+        self._parts.metrics.cache_objects.labels("manifest").set(totals.manifests)

@@ -1,0 +1,127 @@
+"""Images that are never evicted, in one small file beside the cache.
+
+A pin is of a tag or a digest of a repository; what it covers is worked out anew when one is
+set, and when a tag or a manifest of such a repository comes in.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from mirror.domain.errors import MirrorError
+from mirror.domain.manifests import LinkKind, Manifest, is_index, read_manifest
+from mirror.domain.names import Digest, Reference, Repository, Tag, parse_reference
+from mirror.store.layout import Layout
+from mirror.store.refs import Refs
+
+_DEPTH_MAX: Final = 4
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """An image that stays; without ``platforms``, all of its platforms do."""
+
+    upstream: str
+    repository: str
+    reference: str
+    platforms: tuple[str, ...] = ()
+    pinned_at: float = 0.0
+
+    def names(self, repository: Repository, reference: Reference) -> bool:
+        """Tell whether this is the pin of an image."""
+        same = (self.upstream, self.repository) == (repository.upstream, repository.name)
+        return same and self.reference == str(reference)
+
+
+class Pins:
+    """All pins; calls are synchronous, but ``digests`` may be read anywhere."""
+
+    def __init__(self, layout: Layout, refs: Refs) -> None:
+        self._layout = layout
+        self._refs = refs
+        self.all: tuple[Pin, ...] = _read(self._path)
+        self.digests: frozenset[str] = frozenset()
+        self.look()
+
+    def put(self, pin: Pin) -> None:
+        """Set a pin, in place of one of the same image."""
+        others = (each for each in self.all if not _is_same(each, pin))
+        self._write((*others, pin))
+
+    def drop(self, repository: Repository, reference: Reference) -> bool:
+        """Take a pin away; returns whether there was one."""
+        left = tuple(each for each in self.all if not each.names(repository, reference))
+        if len(left) == len(self.all):
+            return False
+        self._write(left)
+        return True
+
+    def concern(self, repository: Repository) -> bool:
+        """Tell whether what comes in for a repository may be pinned."""
+        return any(
+            (pin.upstream, pin.repository) == (repository.upstream, repository.name)
+            for pin in self.all
+        )
+
+    def look(self) -> None:
+        """Work out what the pins cover, as far as it is here."""
+        self.digests = frozenset(digest for pin in self.all for digest in self._covered(pin))
+
+    @property
+    def _path(self) -> Path:
+        return self._layout.root / "pins.json"
+
+    def _write(self, pins: tuple[Pin, ...]) -> None:
+        self._layout.replace_file(self._path, msgspec.json.encode(pins))
+        self.all = pins
+        self.look()
+
+    def _covered(self, pin: Pin) -> Iterator[str]:
+        try:
+            repository = Repository(pin.upstream, pin.repository)
+            reference = parse_reference(pin.reference)
+            digest = self._meant(repository, reference)
+        except MirrorError:
+            return
+        if digest is not None:
+            yield from self._below(digest, pin.platforms, _DEPTH_MAX)
+
+    def _meant(self, repository: Repository, reference: Reference) -> Digest | None:
+        if isinstance(reference, Digest):
+            return reference
+        ref = self._refs.tag(repository, Tag(reference.name))
+        return Digest.parse(ref.digest) if ref is not None else None
+
+    def _below(self, digest: Digest, platforms: tuple[str, ...], depth: int) -> Iterator[str]:
+        yield str(digest)
+        manifest = self._manifest(digest)
+        if manifest is None or not depth:
+            return
+        for link in manifest.links:
+            if link.kind is LinkKind.BLOB:
+                yield str(link.digest)
+            elif not is_index(manifest.media_type) or _is_chosen(link.platform, platforms):
+                yield from self._below(link.digest, platforms, depth - 1)
+
+    def _manifest(self, digest: Digest) -> Manifest | None:
+        try:
+            return read_manifest(self._layout.blob(digest).read_bytes(), None, digest)
+        except (OSError, MirrorError):
+            return None
+
+
+def _is_chosen(platform: str | None, platforms: tuple[str, ...]) -> bool:
+    return not platforms or platform is None or platform in platforms
+
+
+def _is_same(one: Pin, other: Pin) -> bool:
+    key = ("upstream", "repository", "reference")
+    return all(getattr(one, name) == getattr(other, name) for name in key)
+
+
+def _read(path: Path) -> tuple[Pin, ...]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=tuple[Pin, ...])
+    except FileNotFoundError:
+        return ()

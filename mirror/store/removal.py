@@ -1,0 +1,95 @@
+"""How objects go: the row first, then the files, so that a crash can be tidied up.
+
+Everything here is synchronous and belongs in the index thread, which does one such thing at
+a time.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import BinaryIO
+
+from mirror.domain.errors import MirrorError
+from mirror.domain.manifests import read_manifest
+from mirror.domain.names import Digest, Repository
+from mirror.store.index import Demand, Evicted, Index
+from mirror.store.layout import Layout, sync_directory
+from mirror.store.locks import is_at, open_exclusive
+from mirror.store.refs import Refs
+from mirror.store.rows import ObjectRow
+
+
+class Removals:
+    """Removes objects that nobody uses; ``pinned`` tells which never go."""
+
+    def __init__(
+        self, layout: Layout, refs: Refs, index: Index, pinned: Callable[[], Collection[str]]
+    ) -> None:
+        self._layout = layout
+        self._refs = refs
+        self._index = index
+        self._pinned = pinned
+        self._condemned: dict[str, BinaryIO | None] = {}
+
+    def evict(self, demand: Demand) -> Evicted:
+        """Remove what goes first until enough is free, in one short step; see ``Index.evict``."""
+        try:
+            evicted = self._index.evict(demand, self)
+            self._remove_files(evicted.victims)
+        finally:
+            self._let_go()
+        return evicted
+
+    def remove(self, digest: str) -> ObjectRow | None:
+        """Remove one object and return its row; ``None``: it is not here, used, or pinned."""
+        try:
+            victim = self._index.remove(digest, self)
+            if victim is not None:
+                self._remove_files([victim])
+        finally:
+            self._let_go()
+        return victim[2] if victim else None
+
+    def condemn(self, digest: str, row: ObjectRow) -> Sequence[str] | None:
+        """Claim an object's file; returns what it links, or ``None`` if it stays."""
+        if digest in self._pinned():
+            return None
+        path = self._layout.blob(Digest.parse(digest))
+        file = open_exclusive(path)
+        if file is None and path.exists():
+            return None
+        self._condemned[digest] = file
+        return [] if row.is_blob or file is None else children(file.read(), digest)
+
+    def _remove_files(self, victims: list[tuple[str, str, ObjectRow]]) -> None:
+        directories = set()
+        for _, digest, row in victims:
+            path = self._layout.blob(Digest.parse(digest))
+            file = self._condemned.get(digest)
+            if file is not None and is_at(file, path):
+                path.unlink(missing_ok=True)
+                directories.add(path.parent)
+            drop_refs(self._refs, digest, row.repositories)
+        for directory in directories:
+            sync_directory(directory)
+        self._index.settled([entry for entry, _, _ in victims])
+
+    def _let_go(self) -> None:
+        for file in self._condemned.values():
+            if file is not None:
+                file.close()
+        self._condemned.clear()
+
+
+def drop_refs(refs: Refs, digest: str, repositories: Sequence[str]) -> None:
+    """Remove the files under ``refs/`` that say who brought an object."""
+    for text in repositories:
+        upstream, _, name = text.partition("/")
+        refs.drop(Repository(upstream, name), Digest.parse(digest))
+
+
+def children(content: bytes, digest: str) -> list[str]:
+    """Return the digests that a stored manifest links; one that cannot be read links none."""
+    try:
+        manifest = read_manifest(content, None, Digest.parse(digest))
+    except MirrorError:
+        return []
+    return [str(link.digest) for link in manifest.links]
