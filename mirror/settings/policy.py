@@ -80,9 +80,9 @@ class Policy(Section):
     """Repositories that may be pulled."""
     deny: tuple[Glob, ...] = ()
     """Repositories that may not, even if `allow` has them."""
-    expire_after_seconds: Annotated[PositiveDuration | None, Later()] = None
+    expire_after_seconds: PositiveDuration | None = None
     """Drop what nobody asked for since."""
-    max_size: Annotated[PositiveSpace | None, Later()] = None
-    """How much of the cache one upstream may hold."""
+    max_size: PositiveSpace | None = None
+    """How much one upstream may hold: a size, or a share of the cache."""
     timeouts: Timeouts = Timeouts()
     """Deadlines towards upstream."""

@@ -281,8 +281,6 @@ def test_a_secret_is_never_shown() -> None:
         ({"policy": {"rate_limit": {"stretch": 2}}}, "policy.rate_limit"),
         ({"policy": {"access": "verify"}}, "policy.access"),
         ({"policy": {"verify_offline": "last-known"}}, "policy.verify_offline"),
-        ({"policy": {"expire_after": "30d"}}, "policy.expire_after"),
-        ({"policy": {"max_size": "1%"}}, "policy.max_size"),
         ({"upstreams": {"x": {"redirects": ["10.0.0.0/8"]}}}, "upstreams.x.redirects"),
         ({"upstreams": {"x": {"policy": {"access": "verify"}}}}, "upstreams.x.policy.access"),
         (

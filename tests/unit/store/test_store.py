@@ -4,9 +4,10 @@ import asyncio
 import itertools
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,7 @@ from mirror.observe.metrics import Metrics
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
-from mirror.settings import Cache
+from mirror.settings import Cache, Policy
 from mirror.settings.units import SizeOrShare
 from mirror.store.space import NoSpaceError, Reservation
 from mirror.store.store import Store
@@ -39,6 +40,7 @@ async def store_of(
     min_free: int = 0,
     clock: FakeClock | None = None,
     share: float | None = None,
+    policies: Mapping[str, Policy] = MappingProxyType({}),
 ) -> AsyncIterator[Store]:
     """Open a store, bounded by *max_bytes* or by a *share* of the file system."""
     pools, tier = Pools(), MemoryTier(1 << 20)
@@ -48,7 +50,7 @@ async def store_of(
         min_free=SizeOrShare(size_bytes=min_free),
     )
     clocks = Clock() if clock is None else Clock(wall=clock, monotonic=clock)
-    store = Store(cache, pools, tier, Metrics(CollectorRegistry()), clocks)
+    store = Store(cache, pools, tier, Metrics(CollectorRegistry()), clocks, policies)
     try:
         yield store
         await store.close()
