@@ -43,6 +43,12 @@ conformance: $(VENV)/.dev ## Run the official OCI conformance suite against the 
 bench: $(VENV)/.dev ## Measure the mirror beside Debian's docker-registry, same run, same machine
 	$(BIN)/python -m tests.bench
 
+crash: $(VENV)/.dev ## Kill a working mirror 300 times and check what is left (KILLS=…, SEED=…)
+	$(BIN)/python -m tests.crash --kills $${KILLS:-300} $${SEED:+--seed $$SEED}
+
+soak: $(VENV)/.dev ## Mixed load with faults for 10 minutes: does anything grow? (SOAK=1h)
+	$(BIN)/python -m tests.soak $${SOAK:-10m}
+
 build: $(VENV)/.runtime ## Build the wheel into dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/mirror-*.whl
@@ -52,7 +58,7 @@ clean: ## Remove the virtual environment and everything that was built
 	  .hypothesis .import_linter_cache
 	find mirror tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help run test lint format e2e conformance bench build clean
+.PHONY: help run test lint format e2e conformance bench crash soak build clean
 
 # The first of these that is new enough, or the one that PYTHON names.
 $(BIN)/python:

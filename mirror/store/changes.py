@@ -51,6 +51,7 @@ class Changes:
         self._parts = parts
         self._write_uses = write_uses
         self._commits: set[asyncio.Task[None]] = set()
+        self._unsettled: list[str] = []
         self._show_totals()
 
     def reservation(self, upstream: str) -> Reservation:
@@ -78,7 +79,8 @@ class Changes:
         try:
             file = await self._parts.pools.fill.run(publish)
         except BaseException:
-            await write.run(self._parts.index.settled, [entry])
+            self._unsettled.append(entry)
+            await self.settle()
             raise
         try:
             adding = write.start(self._parts.index.commit, commit, entry)
@@ -86,15 +88,26 @@ class Changes:
         except OSError:
             path = self._parts.layout.blob(Digest.parse(commit.digest))
             await self._parts.pools.fill.run(path.unlink, missing_ok=True)
+            self._unsettled.append(entry)
             raise  # a file without a row would never be counted
         finally:
             if file is not None:
                 file.close()
         await self._parts.facts.remember(commit, row)
 
+    async def settle(self) -> None:
+        """Take out of the journal what did not come to pass, if need be at a later time."""
+        entries, self._unsettled = self._unsettled, []
+        try:
+            if entries:
+                await self._parts.pools.index_write.run(self._parts.index.settled, entries)
+        except OSError:
+            self._unsettled += entries
+
     async def close(self) -> None:
         """Wait for what is being committed."""
         await asyncio.gather(*self._commits, return_exceptions=True)
+        await self.settle()
 
     async def evict(self, need_bytes: int, upstream: str | None = None) -> int:
         """Free so many bytes, of one upstream or of all; returns how many it could."""

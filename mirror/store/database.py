@@ -44,11 +44,15 @@ _log = get_logger("store")
 
 
 class IndexBrokenError(OSError):
-    """The database cannot be read or written; ``is_damage`` tells that it must be built anew."""
+    """The database cannot be read or written.
 
-    def __init__(self, reason: str, *, is_damage: bool = False) -> None:
+    ``is_damage`` tells that it must be built anew, ``is_full`` that the disk has no room.
+    """
+
+    def __init__(self, reason: str, *, is_damage: bool = False, is_full: bool = False) -> None:
         super().__init__(None, f"the index: {reason}")
         self.is_damage = is_damage
+        self.is_full = is_full
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -199,8 +203,10 @@ def _translated(damage: Collection[int] = _DAMAGE) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
-        is_damage = code is not None and code & 0xFF in damage
-        raise IndexBrokenError(str(error), is_damage=is_damage) from error
+        primary = -1 if code is None else code & 0xFF
+        raise IndexBrokenError(
+            str(error), is_damage=primary in damage, is_full=primary == sqlite3.SQLITE_FULL
+        ) from error
     except diskcache.Timeout:
         raise IndexBrokenError("it is locked, or cannot be written") from None
 

@@ -35,6 +35,9 @@ from mirror.store.stored import is_whole
 _ORPHANS_PER_SECOND: Final = 50_000
 """Objects of no known age: so many share a second at the head of the queue."""
 
+_SPARE: Final = "SPARE"
+_SPARE_BYTES: Final = 512 * 1024
+
 _log = get_logger("store")
 
 
@@ -45,8 +48,9 @@ def open_index(layout: Layout, refs: Refs) -> Index:
         LayoutError: it cannot be opened for another reason, such as its permissions.
     """
     try:
-        index = _opened(layout.index) or _built(layout, refs)
+        index = _opened_with_spare(layout.index) or _built(layout, refs)
         _tidy_up(layout, refs, index)
+        _set_spare_aside(layout.index)
     except OSError as error:
         raise LayoutError(
             f"the index in {layout.index} cannot be opened: {error.strerror}; "
@@ -54,6 +58,31 @@ def open_index(layout: Layout, refs: Refs) -> Index:
         ) from None
     index.close()  # the threads that use it have connections of their own
     return index
+
+
+def _opened_with_spare(directory: Path) -> Index | None:
+    """Open the index, on a full disk with the room that was set aside for that.
+
+    diskcache writes a few pages whenever it is opened.
+    """
+    try:
+        return _opened(directory)
+    except IndexBrokenError as error:
+        spare = directory / _SPARE
+        if not error.is_full or not spare.exists():
+            raise
+        spare.unlink()
+        _log.warning("the disk is full: what was set aside for that is used up now")
+        return _opened(directory)
+
+
+def _set_spare_aside(directory: Path) -> None:
+    spare = directory / _SPARE
+    try:
+        if not spare.exists():
+            spare.write_bytes(bytes(_SPARE_BYTES))
+    except OSError:
+        spare.unlink(missing_ok=True)
 
 
 def _opened(directory: Path) -> Index | None:

@@ -10,11 +10,14 @@ from typing import BinaryIO
 from mirror.domain.errors import MirrorError
 from mirror.domain.manifests import read_manifest
 from mirror.domain.names import Digest, Repository
+from mirror.observe.logs import get_logger
 from mirror.store.index import Demand, Evicted, Index
 from mirror.store.layout import Layout, sync_directory
 from mirror.store.locks import is_at, open_exclusive
 from mirror.store.refs import Refs
 from mirror.store.rows import ObjectRow
+
+_log = get_logger("store")
 
 
 class Removals:
@@ -60,6 +63,14 @@ class Removals:
         return [] if row.is_blob or file is None else children(file.read(), digest)
 
     def _remove_files(self, victims: list[tuple[str, str, ObjectRow]]) -> None:
+        """Remove the files of what has no row any more; what fails, the next start does."""
+        try:
+            self._unlink(victims)
+            self._index.settled([entry for entry, _, _ in victims])
+        except OSError as error:
+            _log.error("files of evicted objects could not be removed", reason=str(error))
+
+    def _unlink(self, victims: list[tuple[str, str, ObjectRow]]) -> None:
         directories = set()
         for _, digest, row in victims:
             path = self._layout.blob(Digest.parse(digest))
@@ -70,7 +81,6 @@ class Removals:
             drop_refs(self._refs, digest, row.repositories)
         for directory in directories:
             sync_directory(directory)
-        self._index.settled([entry for entry, _, _ in victims])
 
     def _let_go(self) -> None:
         for file in self._condemned.values():

@@ -270,6 +270,7 @@ class Store:
         """Stay below the bound and write last uses, every few seconds, for ever."""
         while True:
             try:
+                await self._changes.settle()
                 await self._changes.expire()
                 await self.trim()
                 await self.flush()

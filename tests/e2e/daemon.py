@@ -70,6 +70,11 @@ class Daemon:
             )
         self.running.append(self)
 
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
     def wait_until(self, ready: Callable[[], bool], *, seconds: float = 30) -> None:
         """Wait for the process to be of use; its early death is a failure with its log."""
 
@@ -97,8 +102,9 @@ class Daemon:
             pytest.fail(f"{self.name} ignored SIGTERM for {seconds} s:\n{self.tail()}")
 
     def kill(self) -> None:
-        """End the process as a power cut would."""
-        self.running.remove(self)
+        """End the process as a power cut would; one that has ended by itself is fine, too."""
+        if self in self.running:
+            self.running.remove(self)
         self._process.kill()
         self._process.wait()
 

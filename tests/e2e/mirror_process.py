@@ -28,7 +28,11 @@ class Mirror:
         self.port, self._admin_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.cache = work / "cache"
+        self.command = COMMAND
+        self.config = work / "mirror.yaml"
         self._work = work
+        self.wrapper: tuple[str, ...] = ()
+        """What runs the command, such as ``fiu-run``; it must become the mirror by exec."""
         self._daemon: Daemon | None = None
         self._settings = {
             "server": {
@@ -44,15 +48,28 @@ class Mirror:
             **settings,
         }
 
+    def configure(self, **settings: Any) -> None:  # noqa: ANN401  # YAML is anything
+        """Set sections of the configuration, for the next start."""
+        self._settings |= settings
+
     def start(self) -> None:
         """Start and wait until the mirror says that it is ready."""
+        self.spawn().wait_until(self._is_ready)
+
+    def spawn(self) -> Daemon:
+        """Start and wait for nothing."""
         self._work.mkdir(parents=True, exist_ok=True)
-        config = self._work / "mirror.yaml"
-        config.write_text(yaml.safe_dump(self._settings), encoding="utf-8")
+        self.config.write_text(yaml.safe_dump(self._settings), encoding="utf-8")
         log = self._work / "mirror.log"
-        command = [*COMMAND, "serve", "--config", str(config)]
+        command = [*self.wrapper, *self.command, "serve", "--config", str(self.config)]
         self._daemon = Daemon("mirror", command, log, directory=PROJECT)
-        self._daemon.wait_until(self._is_ready)
+        return self._daemon
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        assert self._daemon is not None
+        return self._daemon.pid
 
     def stop(self) -> None:
         """Stop by SIGTERM, which must end the mirror in order."""

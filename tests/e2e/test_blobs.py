@@ -104,7 +104,6 @@ def test_a_killed_mirror_comes_back_and_finishes(
     assert got.digest == image.last_layer
 
 
-@pytest.mark.xfail(reason="a download that a restart cut short begins anew", strict=False)
 def test_a_killed_mirror_goes_on_where_it_was(
     mirror: Mirror, upstreams: Upstreams, seed: Seed
 ) -> None:

@@ -1,0 +1,1 @@
+"""Hours of trouble: does anything grow that should not?"""
