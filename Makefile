@@ -49,6 +49,10 @@ crash: $(VENV)/.dev ## Kill a working mirror 300 times and check what is left (K
 soak: $(VENV)/.dev ## Mixed load with faults for 10 minutes: does anything grow? (SOAK=1h)
 	$(BIN)/python -m tests.soak $${SOAK:-10m}
 
+reliability: crash ## Run the faults and the kills, and write docs/reliability.md from them
+	$(BIN)/python -m tests.tools.reliability_reference > build/reliability.md
+	@mv build/reliability.md docs/reliability.md
+
 build: $(VENV)/.runtime ## Build the wheel into dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/mirror-*.whl
@@ -58,7 +62,7 @@ clean: ## Remove the virtual environment and everything that was built
 	  .hypothesis .import_linter_cache
 	find mirror tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help run test lint format e2e conformance bench crash soak build clean
+.PHONY: help run test lint format e2e conformance bench crash soak reliability build clean
 
 # The first of these that is new enough, or the one that PYTHON names.
 $(BIN)/python:
