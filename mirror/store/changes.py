@@ -137,15 +137,20 @@ class Changes:
                 self._parts.space.stored_by[row.upstream] -= row.size_bytes
                 self._note_gone(row, reason)
 
-        freed_bytes, kept = 0, set[str]()
-        while freed_bytes < demand.need_bytes:
-            rest = replace(demand, need_bytes=demand.need_bytes - freed_bytes, kept=kept)
+        freed_bytes, kept, has_orphans = 0, set[str](), False
+        while freed_bytes < demand.need_bytes or has_orphans:
+            rest = replace(
+                demand,
+                need_bytes=demand.need_bytes - freed_bytes,
+                kept=kept,
+                has_orphans=has_orphans,
+            )
             evicting = self._parts.pools.index_write.start(self._parts.removals.evict, rest)
             step = await self._accounted(evicting, account)
             for _, digest, _ in step.victims:
                 await self._parts.facts.forget_object(digest)
             freed_bytes += step.freed_bytes
-            kept = step.kept
+            kept, has_orphans = step.kept, step.has_orphans
             if step.is_exhausted:
                 break
         return freed_bytes

@@ -44,6 +44,7 @@ class Demand:
         upstream: Only objects of this one; ``None``: of all.
         unused_since: Only objects that were last used before; seconds since the epoch.
         kept: What was kept in an earlier step of the same eviction.
+        has_orphans: An earlier step has left some that go with their manifest.
     """
 
     need_bytes: int
@@ -51,6 +52,7 @@ class Demand:
     upstream: str | None = None
     unused_since: float | None = None
     kept: Collection[str] = ()
+    has_orphans: bool = False
 
 
 @dataclass(slots=True)
@@ -61,6 +63,7 @@ class Evicted:
     kept: set[str] = field(default_factory=set)
     freed_bytes: int = 0
     is_exhausted: bool = False
+    has_orphans: bool = False
 
 
 class Index(Database):
@@ -166,18 +169,22 @@ class Index(Database):
         """Drop the rows of the objects that go first, until enough is free.
 
         What nothing links goes first, then whole images by their last use: a manifest comes
-        before all that it links, whose last use is never older than its own.
+        before all that it links, whose last use is never older than its own. What no other
+        manifest links goes with it, even if that is more than was needed: nothing else may
+        say whose it is, should the index be lost.
 
         One transaction of a few hundred rows: call again with ``kept`` while more is needed
         and it is not exhausted. The files are the caller's to remove, after which the
         entries of the journal are ``settled``.
         """
-        evicted = Evicted(kept=set(demand.kept))
+        evicted = Evicted(kept=set(demand.kept), has_orphans=demand.has_orphans)
         work = 0
         with self.transaction():
             heads = self._heads(demand.upstream)
             while heads and work < ROWS_PER_TRANSACTION:
-                if evicted.freed_bytes >= demand.need_bytes:
+                is_enough = evicted.freed_bytes >= demand.need_bytes
+                if is_enough and not (evicted.has_orphans and heads[0].is_unlinked):
+                    evicted.has_orphans = False
                     break
                 if len(evicted.victims) >= _VICTIMS_PER_TRANSACTION:
                     break
@@ -190,6 +197,7 @@ class Index(Database):
                 if done > _ROWS_OF_A_VICTIM:
                     heads = self._heads(demand.upstream)  # what it linked may be next
             evicted.is_exhausted = not heads
+            evicted.has_orphans &= not evicted.is_exhausted
         return evicted
 
     def remove(self, digest: str, judge: Judge) -> tuple[str, str, ObjectRow] | None:
@@ -284,6 +292,7 @@ class Index(Database):
             return 2
         evicted.victims.append(self._dropped(digest, row, children))
         evicted.freed_bytes += row.size_bytes
+        evicted.has_orphans |= bool(children)
         return _ROWS_OF_A_VICTIM + len(children)
 
     def _dropped(

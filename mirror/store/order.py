@@ -32,6 +32,11 @@ class Head:
     digest: str = field(compare=False)
 
     @property
+    def is_unlinked(self) -> bool:
+        """Whether it is of the zone of what nothing links."""
+        return self.zone == _UNLINKED
+
+    @property
     def key(self) -> str:
         """The key of the entry."""
         return f"{self.prefix}-{self.digits}"

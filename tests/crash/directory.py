@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import threading
@@ -54,6 +55,13 @@ class Directory:
             return None
         return facts.st_ino, facts.st_mtime_ns
 
+    def tag(self, repository: str, tag: str) -> str | None:
+        """Return what a tag means by the file that outlasts the index."""
+        path = self.root / "refs" / repository / "_tags" / tag
+        if not path.exists():
+            return None
+        return str(json.loads(path.read_bytes())["digest"])
+
     def used_bytes(self) -> int:
         """Return what objects and partials take, a file that moves meanwhile once."""
         seen = {
@@ -78,7 +86,7 @@ class Directory:
         return sizes, known
 
     def intents(self) -> list[str]:
-        """Return what the index began and has not noted as done."""
+        """Return what the index began and has not noted as done: nothing after a start."""
         with closing(sqlite3.connect(self.root / "index" / "cache.db")) as database:
             found = database.execute(
                 "SELECT key FROM Cache WHERE key LIKE 'adding-%' OR key LIKE 'removing-%'"
@@ -96,7 +104,6 @@ class Directory:
                 found.append(f"{one} has {files[one]} bytes, its row says {rows[one]}")
         if totals.size_bytes != sum(files.values()):
             found.append(f"the total is {totals.size_bytes}, the files have {sum(files.values())}")
-        found += [f"an intent is left: {one}" for one in self.intents()]
         return found + self._left_over()
 
     def wrong_objects(self) -> list[str]:

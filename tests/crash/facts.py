@@ -80,12 +80,24 @@ class Facts:
                 self.committed[repository, digest] = identity
 
     def keep(self) -> None:
-        """Forget what had to make room, even if another repository has brought it back."""
-        self.committed = {
+        """Forget what had to make room, even if another repository has brought it back.
+
+        That a repository has a blob may be known from a manifest only, and goes with it.
+        """
+        here = {
             (repository, digest): identity
             for (repository, digest), identity in self.committed.items()
             if self.directory.identity(digest) == identity
         }
+        self.committed = {one: here[one] for one in here if self._is_known(*one)}
+
+    def _is_known(self, repository: str, digest: str) -> bool:
+        """Whether a manifest in the cache says that *repository* has an object, or is it."""
+        return any(
+            digest == manifest.digest or digest in self.world.parts(manifest)
+            for manifest in self.world.manifests(repository)
+            if self.directory.identity(manifest.digest)
+        )
 
     def floor(self, repository: str, tag: str) -> int:
         """Return the first meaning of a tag that may be served from now on."""
@@ -116,10 +128,11 @@ class Facts:
             self.figures.bad_bytes += len(got.body)
             self.complain(f"WRONG BYTES of {digest} from {start}: {got}")
 
-    def expect_whole(self, what: str, got: Got) -> bool:
+    def expect_whole(self, what: str, got: Got, digest: str = "") -> bool:
         """Check that a pull worked, unless the mirror is being killed."""
         if not got.is_whole and not self.is_dying:
             self.figures.broken += got.status in {200, 206}
             self.figures.refused += got.status not in {200, 206}
-            self.complain(f"{what} failed: {got}")
+            here = digest and self.directory.identity(digest)
+            self.complain(f"{what} failed{', but it is here' if here else ''}: {got}")
         return got.is_whole

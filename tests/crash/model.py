@@ -57,7 +57,7 @@ class Room(StrEnum):
     BRIEF = "room for a part, and not for long"
 
 
-_ROOMS: Final = (Room.ALL, Room.TIGHT, Room.ALL, Room.BRIEF if os.environ.get("X") else Room.TIGHT)
+_ROOMS: Final = (Room.ALL, Room.TIGHT, Room.ALL, Room.BRIEF)
 _LIVES_IN_A_ROOM: Final = 8
 _EXPIRE_AFTER: Final = "3s"
 _WEIGHTS: Final = {
@@ -218,7 +218,7 @@ class Model:
     def _look(self) -> None:
         """Compare files, rows and totals; nothing is on its way in at this moment."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while complaints := self._directory.complaints() + self._excess():
+        while complaints := self._complaints():
             if time.monotonic() > deadline:
                 break
             time.sleep(0.05)
@@ -232,7 +232,8 @@ class Model:
         for (repository, digest), needed in self.facts.pinned.items():
             for missing in needed - present:
                 self.facts.complain(f"{repository}@{digest} is pinned, {missing} is gone")
-        self.facts.keep()
+        if self._may_have_evicted():
+            self.facts.keep()
         self._rooms_since_look = {self._room}
         here = present | self._directory.partials().keys()
         self.facts.asked = here & self.facts.world.contents.keys()
@@ -240,11 +241,13 @@ class Model:
             self.facts.complain(excess)
         self._watch.excesses.clear()
 
-    def _excess(self) -> list[str]:
+    def _complaints(self) -> list[str]:
+        found = self._directory.complaints()
+        found += [f"an intent is left: {one}" for one in self._directory.intents()]
         used_bytes = self._directory.used_bytes()
-        if used_bytes <= self._limit_bytes:
-            return []
-        return [f"{used_bytes} bytes at rest, the bound is {self._limit_bytes}"]
+        if used_bytes > self._limit_bytes:
+            found.append(f"{used_bytes} bytes at rest, the bound is {self._limit_bytes}")
+        return found
 
     def _may_have_evicted(self) -> bool:
         """Whether all that was asked for since the last look may have been too much."""
@@ -301,12 +304,12 @@ class Model:
     def _serve_tags(self) -> None:
         for repository in REPOSITORIES:
             for tag in TAGS:
-                place = self.facts.acknowledged.get((repository, tag))
-                if place is None:
-                    continue
-                digest = self.facts.world.tags[repository, tag][place]
-                if self._is_complete(repository, digest):
+                # Upstream may have told of a move that no client has heard of yet.
+                digest = self._directory.tag(f"docker.io/{repository}", tag)
+                if digest is not None and self._is_complete(repository, digest):
                     self._operations.resolve(repository, tag)
+                elif digest is None and (repository, tag) in self.facts.acknowledged:
+                    self.facts.complain(f"{repository}:{tag} was told, and is not on disk")
 
     def _is_complete(self, repository: str, digest: str) -> bool:
         """Whether the mirror must serve a manifest of its own accord (invariant 10)."""

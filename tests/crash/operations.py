@@ -130,7 +130,7 @@ class Operations:
         path = f"/v2/{repository}/manifests/{digest}"
         got = ask(self._port, path, {"Accept": ACCEPT})
         self._facts.judge(digest, got)
-        if self._facts.expect_whole(path, got):
+        if self._facts.expect_whole(path, got, digest):
             self._facts.commit(repository, digest)
         return got
 
@@ -140,7 +140,7 @@ class Operations:
         path = f"/v2/{repository}/blobs/{digest}"
         got = ask(self._port, path)
         self._facts.judge(digest, got)
-        if self._facts.expect_whole(path, got) and got.is_hit:
+        if self._facts.expect_whole(path, got, digest) and got.is_hit:
             self._facts.commit(repository, digest)
         return got
 

@@ -56,6 +56,11 @@ class World:
         """Return the manifest of a digest, that of an image in an index included."""
         return next(one for one in self.manifests(repository) if one.digest == digest)
 
+    @staticmethod
+    def parts(manifest: Manifest) -> set[str]:
+        """Return the digests of the blobs of an image; those of an index are in its images."""
+        return {blob.digest for blob in manifest.blobs} if isinstance(manifest, Image) else set()
+
     def blobs(self, repository: str) -> list[str]:
         """Return the digests of all blobs of *repository*, each once."""
         found = {blob.digest: None for image in self.images[repository] for blob in image.blobs}

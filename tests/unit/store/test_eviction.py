@@ -49,6 +49,15 @@ async def test_images_go_whole_and_their_refs_with_them(tmp_path: Path) -> None:
         assert [path.name for path in manifests.iterdir()] == [TWO.digest]
 
 
+async def test_more_blobs_than_one_step_takes_go_with_their_manifest(tmp_path: Path) -> None:
+    many = image(3, layers=150, layer_bytes=100)
+    async with store_of(tmp_path) as store:
+        await pull(store, many)
+        await store._changes.evict(1)
+        assert files(tmp_path) == {}
+        assert store.space.used_bytes == 0
+
+
 async def test_what_nothing_links_goes_before_an_older_image(tmp_path: Path) -> None:
     clock = FakeClock(1e9)
     lone = blob(5000, 9)
@@ -75,7 +84,7 @@ async def test_a_layer_that_was_touched_before_its_manifest_is_not_older_than_it
         await store.manifest(REPOSITORY, Digest.parse(ONE.digest), ANONYMOUS_SCOPE)
         await store._changes.evict(1)
 
-        assert await are_here(store, ONE) == [False, True, True, True]
+        assert await are_here(store, ONE) == [False] * 4  # and not a layer alone
 
 
 # --- in use ----------------------------------------------------------------------------------

@@ -64,8 +64,11 @@ def evict(index: Index, need: int, keeper: Keeper | None = None, **how: Any) -> 
     """Evict in as many steps as it takes, and return what went, in order."""
     gone: list[str] = []
     freed, kept = 0, set[str]()
-    while freed < need:
-        step = index.evict(Demand(need - freed, 10_000, kept=kept, **how), keeper or Keeper())
+    has_orphans = False
+    while freed < need or has_orphans:
+        demand = Demand(need - freed, 10_000, kept=kept, has_orphans=has_orphans, **how)
+        step = index.evict(demand, keeper or Keeper())
+        has_orphans = step.has_orphans
         assert len(step.victims) <= 100
         gone += [digest for _, digest, _ in step.victims]
         index.settled([entry for entry, _, _ in step.victims])
@@ -303,9 +306,9 @@ def test_what_nothing_links_goes_first_then_whole_images(index: Index) -> None:
 
     assert evict(index, 1) == ["alone"]
     assert evict(index, 2, Keeper(children=linked)) == ["old image", "old layer"]
-    assert evict(index, 1, Keeper(children=linked)) == ["new image"]
+    gone = evict(index, 1, Keeper(children=linked))
+    assert (gone[0], sorted(gone[1:])) == ("new image", ["new layer", "shared"])
     assert index.links_of("shared") == 0
-    assert sorted(evict(index, 2)) == ["new layer", "shared"]
 
 
 def test_a_blob_that_loses_its_last_manifest_goes_before_older_images(index: Index) -> None:
