@@ -62,6 +62,11 @@ class Directory:
             return None
         return str(json.loads(path.read_bytes())["digest"])
 
+    def has_manifest(self, repository: str, digest: str) -> bool:
+        """Return whether a repository has a manifest, by the file that outlasts the index."""
+        named = self.root / "refs" / repository / "_manifests" / digest
+        return named.exists() and self.path(digest).exists()
+
     def used_bytes(self) -> int:
         """Return what objects and partials take, a file that moves meanwhile once."""
         seen = {

@@ -92,11 +92,14 @@ class Facts:
         self.committed = {one: here[one] for one in here if self._is_known(*one)}
 
     def _is_known(self, repository: str, digest: str) -> bool:
-        """Whether a manifest in the cache says that *repository* has an object, or is it."""
+        """Whether a manifest that *repository* has in the cache links an object, or is it.
+
+        One that has been evicted, and that only another repository has brought back, is not.
+        """
         return any(
             digest == manifest.digest or digest in self.world.parts(manifest)
             for manifest in self.world.manifests(repository)
-            if self.directory.identity(manifest.digest)
+            if self.directory.has_manifest(f"docker.io/{repository}", manifest.digest)
         )
 
     def floor(self, repository: str, tag: str) -> int:

@@ -34,6 +34,7 @@ _ROOMY_BYTES: Final = 1 << 30
 _TIGHT_SHARE: Final = 0.4
 _PATIENCE_SECONDS: Final = 10
 _POLL_SECONDS: Final = 0.001
+_DAMAGE_SHARE: Final = 0.08
 _PIN_SHARE: Final = 0.3 if importlib.util.find_spec("mirror.cli.cache_command") else 0.0
 _TAG_TTL: Final = "300ms"
 
@@ -80,6 +81,8 @@ class Model:
         self._upstream = Upstream(world)
         self._mirror = Mirror(work, {"docker.io": {"endpoints": [self._upstream.url]}})
         self._tight_bytes = int(world.size_bytes * _TIGHT_SHARE)
+        self._damage = ""
+        self._has_evicted = False
         self._room = Room.ALL
         self._rooms_since_look = {Room.ALL}
         self._limit_bytes = 0
@@ -104,7 +107,7 @@ class Model:
             number = self.facts.figures.kills + 1
             moment = self._dice.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
             self._resize(_ROOMS[number // _LIVES_IN_A_ROOM % len(_ROOMS)])
-            self.facts.moment = f"life {number} ({moment}, {self._room})"
+            self.facts.moment = f"life {number} ({moment}, {self._room}{self._damage})"
             self._live(moment)
             self._meter()
             self.facts.stop_if_hopeless()
@@ -170,10 +173,15 @@ class Model:
         self._mirror.kill()
         self.kills[moment] += 1
         self.facts.figures.kills += 1
-        if self._dice.random() < 0.08:
+        self._damage = ""
+        if self._dice.random() < _DAMAGE_SHARE:
+            self._damage = ", after the index was damaged"
             self._damage_index()
 
     def _damage_index(self) -> None:
+        if self._has_evicted:
+            # What only the link of an evicted manifest told is not known from now on.
+            self.facts.keep()
         index = self._mirror.cache / "index"
         self.facts.figures.rebuilt += 1
         if self._dice.random() < 0.5:
@@ -326,6 +334,7 @@ class Model:
     def _resize(self, room: Room) -> None:
         """Set the bounds of the next life."""
         self._room = room
+        self._has_evicted |= room is not Room.ALL
         self._rooms_since_look.add(room)
         self._limit_bytes = _ROOMY_BYTES if room is Room.ALL else self._tight_bytes
         cache = {

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-
 from tests.crash.report import figures_of, write
 from tests.crash.run import run
 
@@ -19,11 +17,7 @@ def test_a_mirror_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
 
     print(figures_of(outcome))
     write(outcome)
-    # Known: without upstream, some of what is on disk is not found after an index was lost.
-    known = [one for one in outcome.complaints if "while upstream is away" in one]
-    assert [one for one in outcome.complaints if one not in known] == [], f"CRASH_SEED={SEED}"
+    assert outcome.complaints == [], f"CRASH_SEED={SEED}"
     assert outcome.figures.kills == KILLS
     assert outcome.figures.bad_bytes == 0
     assert outcome.figures.resumed > 0
-    if known:
-        pytest.xfail(f"not served without upstream: {len(known)} (CRASH_SEED={SEED})")
