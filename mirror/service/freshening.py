@@ -57,9 +57,9 @@ async def freshened(
     Raises:
         MirrorError: upstream's own word, or trouble without a usable copy.
     """
-    verdict = Verdict.FORGET if held is None else lifetime.judge(held.age_seconds)
-    if held is not None and held.is_whole and verdict is Verdict.USE:
+    if held is not None and is_fresh(held, lifetime):
         return held.value, Served(Result.HIT, _ttl(lifetime, held))
+    verdict = Verdict.FORGET if held is None else lifetime.judge(held.age_seconds)
     usable = held if held is not None and held.is_whole and verdict is Verdict.ASK else None
     asking = ask()
     limit_seconds = timeouts.revalidate_seconds if usable else timeouts.response_seconds
@@ -73,6 +73,15 @@ async def freshened(
         return value, Served(Result.REVALIDATED, lifetime.fresh_seconds, "stale")
     result = Result.JOINED if asking.joined else Result.MISS
     return value, Served(result, _ttl(lifetime, Held(value, 0)), "stale" if held else "uri-miss")
+
+
+def is_fresh(held: Held[T], lifetime: Lifetime) -> bool:
+    """Tell whether what is held may be served without asking.
+
+    Whoever asks looks once more before the question goes out: an earlier one may have ended
+    since the caller looked, and a herd must not ask twice (DESIGN, invariant 2).
+    """
+    return held.is_whole and lifetime.judge(held.age_seconds) is Verdict.USE
 
 
 def _stale(

@@ -17,7 +17,7 @@ from mirror.observe.metrics import Result
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pool
 from mirror.runtime.single_flight import SingleFlight
-from mirror.service.freshening import Asking, Held, freshened
+from mirror.service.freshening import Asking, Held, freshened, is_fresh
 from mirror.service.manifests import Manifests
 from mirror.service.policies import Policies
 from mirror.service.served import Served
@@ -107,6 +107,9 @@ class Lists:
         key = repository, name, query
 
         async def fetch_and_keep() -> Listing:
+            held = await self._held(repository, name, query)
+            if held is not None and is_fresh(held, self._policies.listing(repository)):
+                return held.value
             async with self._upstreams.of(repository).deadline():
                 listing = await fetch()
             await self._keep(repository, name, query, listing)

@@ -19,7 +19,7 @@ from mirror.runtime.clock import Clock
 from mirror.runtime.recent import MemoryTier, Recent
 from mirror.runtime.single_flight import SingleFlight
 from mirror.service.completeness import Completeness
-from mirror.service.freshening import Asking, Held, freshened, incomplete
+from mirror.service.freshening import Asking, Held, freshened, incomplete, is_fresh
 from mirror.service.policies import Policies
 from mirror.service.served import Served
 from mirror.store.rows import TagRow
@@ -152,11 +152,17 @@ class Manifests:
         return Asking(self._flights.start(key, lambda: self._digest(repository, reference)), joined)
 
     async def _digest(self, repository: Repository, digest: Digest) -> Manifest:
+        held = await self._local(repository, digest)
+        if held is not None and await self._is_whole(repository, held):
+            return held  # it came while the caller looked
         async with self._upstreams.of(repository).deadline():
             return await self._fetch_digest(repository, digest, head_first=True)
 
     async def _tag(self, repository: Repository, tag: Tag) -> Manifest:
         """Ask what a tag means: a HEAD costs nothing of Docker Hub's budget (PROTOCOL C13)."""
+        held = await self._held(repository, tag)
+        if held is not None and is_fresh(held, self._policies.tag(repository, tag)):
+            return held.value
         registry = self._upstreams.of(repository)
         async with registry.deadline():
             head = await registry.head_manifest(repository, tag)

@@ -267,3 +267,37 @@ async def test_the_hub_counts_one_pull_for_many(tmp_path: Path, clock: FakeClock
             assert (await mirror.get(manifest_path("v1"))).status == 200
             missing = await mirror.get(manifest_path("v1", "library/nothing"))
             assert (missing.status, missing.error_code) == (404, "MANIFEST_UNKNOWN")
+
+
+async def test_who_comes_while_a_question_ends_does_not_ask_again(
+    tmp_path: Path, upstream: FakeRegistry, clock: FakeClock
+) -> None:
+    upstream.push(REPOSITORY, ONE, ["v1"])
+    async with mirror_of(
+        tmp_path / "cache", {"docker.io": upstream}, clock=clock, policy=Policy(timeouts=PATIENT)
+    ) as mirror:
+        await mirror.get(manifest_path("v1"))
+        for _ in range(10):
+            clock.advance(601)
+            upstream.clear()
+            answers = await asyncio.gather(*(mirror.get(manifest_path("v1")) for _ in range(60)))
+
+            assert all(each.body == ONE.content for each in answers)
+            assert [each.method for each in upstream.requests] == ["HEAD"]
+
+
+async def test_who_comes_while_a_manifest_arrives_does_not_fetch_it_again(
+    tmp_path: Path, upstream: FakeRegistry, clock: FakeClock
+) -> None:
+    images = [image(100 + number) for number in range(10)]
+    async with mirror_of(
+        tmp_path / "cache", {"docker.io": upstream}, clock=clock, policy=Policy(timeouts=PATIENT)
+    ) as mirror:
+        for each in images:
+            upstream.push(REPOSITORY, each)
+            upstream.clear()
+            paths = [manifest_path(each.digest)] * 60
+            answers = await asyncio.gather(*(mirror.get(path) for path in paths))
+
+            assert {answer.body for answer in answers} == {each.content}
+            assert [one.method for one in upstream.requests] == ["GET"]
