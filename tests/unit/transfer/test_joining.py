@@ -303,7 +303,7 @@ async def test_trap_03_a_download_that_nobody_reads(
 async def test_who_comes_while_an_abandoned_download_stops_gets_a_new_one(
     tmp_path: Path, upstream: FakeRegistry
 ) -> None:
-    pushed = blob(4 * MIB)
+    pushed = blob(8 * MIB)  # each round gets one MiB: it must not be whole before the last
     upstream.push_blob(REPOSITORY, pushed)
     gate = upstream.hold_body(pushed.digest, after_bytes=MIB)
     stop = Fill(abandon="stop")
@@ -312,8 +312,8 @@ async def test_who_comes_while_an_abandoned_download_stops_gets_a_new_one(
     ) as mirror:
         for _ in range(5):
             async with mirror.session.get(mirror.url + path(pushed.digest)) as response:
-                if response.status == 200:
-                    await response.content.readexactly(1000)
+                assert response.status == 200
+                await response.content.readexactly(1000)
                 response.close()
         gate.release()
         answers = await gathered(3, lambda: mirror.get(path(pushed.digest)))
