@@ -17,7 +17,11 @@ from mirror.settings import SizeOrShare
 WAIT_SECONDS: Final = 1.0
 """How long an object waits for room before it goes past the cache (DESIGN, invariant 5)."""
 
+MAKE_ROOM_SECONDS: Final = 3.0
+"""How long it waits for others to be evicted, which goes on when it has gone past the cache.
 
+Ten thousand small objects that make room for a large one take longer than a client waits.
+"""
 _LOOK_EVERY_SECONDS: Final = 0.2
 
 
@@ -50,6 +54,7 @@ class Space:
         self._upstreams = upstreams
         self._making_room = asyncio.Lock()
         self._freed = asyncio.Event()
+        self._making: set[asyncio.Task[bool]] = set()
         self.stored_by: Counter[str] = Counter()
         self.reserved_by: Counter[str] = Counter()
         self.written_bytes = 0
@@ -109,7 +114,7 @@ class Space:
         """
         self.check(size_bytes, upstream)
         ends_at = asyncio.get_running_loop().time() + WAIT_SECONDS
-        while not await self._try_to_reserve(size_bytes, upstream, evict):
+        while not await self._reserved_in_time(size_bytes, upstream, evict):
             self._freed.clear()
             try:
                 async with asyncio.timeout_at(min(ends_at, self._next_look())):
@@ -122,20 +127,70 @@ class Space:
         """Tell those who wait that there may be room now."""
         self._freed.set()
 
-    async def _try_to_reserve(self, size_bytes: int, upstream: str, evict: Evict) -> bool:
+    async def close(self) -> None:
+        """Make no more room."""
+        for task in self._making:
+            task.cancel()
+        await asyncio.gather(*self._making, return_exceptions=True)
+
+    async def _reserved_in_time(self, size_bytes: int, upstream: str, evict: Evict) -> bool:
+        """Try to reserve in a task, so that room that is asked for is made to the end.
+
+        Raises:
+            NoSpaceError: it takes too long.
+        """
+        if not self._making_room.locked() and self._has_room(size_bytes, upstream):
+            self.reserved_by[upstream] += size_bytes
+            return True
+        has_left = asyncio.Event()
+        trying = self._try_to_reserve(size_bytes, upstream, evict, has_left)
+        making = asyncio.create_task(trying)
+        self._making.add(making)
+        making.add_done_callback(self._ended)
+        try:
+            async with asyncio.timeout(MAKE_ROOM_SECONDS):
+                return await asyncio.shield(making)
+        except TimeoutError:
+            self._leave(making, has_left, size_bytes, upstream)
+            raise NoSpaceError("making room for this object takes too long") from None
+        except asyncio.CancelledError:
+            self._leave(making, has_left, size_bytes, upstream)
+            raise
+
+    def _leave(
+        self, making: asyncio.Task[bool], has_left: asyncio.Event, size_bytes: int, upstream: str
+    ) -> None:
+        """Have nothing set aside for somebody who goes, even if that was done this moment."""
+        has_left.set()
+        if making.done() and not making.cancelled() and not making.exception() and making.result():
+            self.reserved_by[upstream] -= size_bytes
+            self.freed()
+
+    def _ended(self, making: asyncio.Task[bool]) -> None:
+        self._making.discard(making)
+        if not making.cancelled():
+            making.exception()  # whoever waited may have left: nobody else retrieves it
+
+    async def _try_to_reserve(
+        self, size_bytes: int, upstream: str, evict: Evict, has_left: asyncio.Event
+    ) -> bool:
         async with self._making_room:
+            if has_left.is_set():
+                return False  # nobody needs it any more
             over_bytes = self.upstream_missing_bytes(upstream, size_bytes)
             if over_bytes > 0:
                 await evict(over_bytes, upstream)
             missing_bytes = self.missing_bytes(size_bytes)
             if missing_bytes > 0:
                 await evict(missing_bytes)
-            if self.missing_bytes(size_bytes) > 0:
-                return False
-            if self.upstream_missing_bytes(upstream, size_bytes) > 0:
+            if has_left.is_set() or not self._has_room(size_bytes, upstream):
                 return False
             self.reserved_by[upstream] += size_bytes
             return True
+
+    def _has_room(self, size_bytes: int, upstream: str) -> bool:
+        of_upstream = self.upstream_missing_bytes(upstream, size_bytes)
+        return self.missing_bytes(size_bytes) <= 0 and of_upstream <= 0
 
     @staticmethod
     def _next_look() -> float:

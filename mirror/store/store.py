@@ -299,6 +299,7 @@ class Store:
             await self.flush()
         except OSError as error:
             _log.error("the last uses could not be written", reason=str(error))
+        await self.space.close()
         await self._changes.close()
         await self._pools.index_read.run(self._index.close)
         await self._pools.index_write.run(self._index.close)

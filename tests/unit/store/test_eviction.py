@@ -8,6 +8,7 @@ import pytest
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository, Tag
 from mirror.settings import Policy
 from mirror.settings.units import SizeOrShare
+from mirror.store import space
 from mirror.store.index import Demand, object_key
 from mirror.store.rows import Commit, ObjectRow, TagRow
 from mirror.store.space import NoSpaceError
@@ -113,6 +114,51 @@ async def test_room_that_comes_within_a_second_is_waited_for(tmp_path: Path) -> 
         with pytest.raises(NoSpaceError):
             await first.grow(800)
         second.release()
+
+
+async def test_who_waits_too_long_for_an_eviction_goes_and_the_room_is_made_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space, "MAKE_ROOM_SECONDS", 0.05)
+    async with store_of(tmp_path, 1000) as store:
+        account, may_go_on = store.space, asyncio.Event()
+        account.stored_by["docker.io"] = 900
+
+        async def evict(need_bytes: int, upstream: str | None = None) -> int:
+            await may_go_on.wait()
+            account.stored_by["docker.io"] -= need_bytes
+            return need_bytes
+
+        with pytest.raises(NoSpaceError, match="takes too long"):
+            await account.reserve(500, "docker.io", evict)
+        leaving = asyncio.create_task(account.reserve(300, "docker.io", evict))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert account.reserved_bytes == 0
+        may_go_on.set()
+        await account.reserve(400, "docker.io", evict)
+
+        assert account.reserved_bytes == 400
+        assert account.stored_bytes == 500
+        account.reserved_by.clear()
+        account.stored_by.clear()
+
+
+async def test_a_store_that_closes_while_room_is_made_leaves_no_task(tmp_path: Path) -> None:
+    before = asyncio.all_tasks()
+    async with store_of(tmp_path, 1000) as store:
+
+        async def evict(need_bytes: int, upstream: str | None = None) -> int:
+            await asyncio.Event().wait()
+            return need_bytes
+
+        store.space.stored_by["docker.io"] = 900
+        leaving = asyncio.create_task(store.space.reserve(500, "docker.io", evict))
+        await asyncio.sleep(0.01)
+        leaving.cancel()
+        store.space.stored_by.clear()
+
+    assert asyncio.all_tasks() == before
 
 
 # --- bounds of upstreams, and time -------------------------------------------------------------
