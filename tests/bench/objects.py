@@ -47,6 +47,8 @@ _REPOSITORIES: Final = 1000
 _LOOK_UPS: Final = 20_000
 _STARTS: Final = 3
 _CLIENTS: Final = 4
+_PATIENCE_SECONDS: Final = 180
+_POLL_SECONDS: Final = 0.2
 _SPAN_SECONDS: Final = 10_000_000
 
 
@@ -206,11 +208,14 @@ class Bench:
             begun = time.monotonic()
             got = ask(self.mirror.port, f"/v2/library/new/blobs/{self._incoming.digest}")
             pulled_seconds = time.monotonic() - begun
-            while self._evicted() < before + _EVICTED:
-                time.sleep(0.2)
+            while (
+                self._evicted() < before + _EVICTED and time.monotonic() < begun + _PATIENCE_SECONDS
+            ):
+                time.sleep(_POLL_SECONDS)
             seconds = time.monotonic() - begun
             stopped.set()
         assert got.is_whole, got
+        assert self._evicted() >= before + _EVICTED, f"not evicted within {_PATIENCE_SECONDS} s"
         during = [
             took for one in clients for at, took in one.result() if begun <= at <= begun + seconds
         ]

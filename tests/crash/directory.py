@@ -67,6 +67,11 @@ class Directory:
         named = self.root / "refs" / repository / "_manifests" / digest
         return named.exists() and self.path(digest).exists()
 
+    def has_brought(self, repository: str, digest: str) -> bool:
+        """Return whether a repository has fetched a blob, by the file that outlasts the index."""
+        path = self.root / "refs" / repository / "_blobs" / digest
+        return path.exists() and bool(json.loads(path.read_bytes())["fetched"])
+
     def used_bytes(self) -> int:
         """Return what objects and partials take, a file that moves meanwhile once."""
         seen = {

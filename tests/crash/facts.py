@@ -92,11 +92,12 @@ class Facts:
         self.committed = {one: here[one] for one in here if self._is_known(*one)}
 
     def _is_known(self, repository: str, digest: str) -> bool:
-        """Whether a manifest that *repository* has in the cache links an object, or is it.
+        """Whether *repository* has an object by what outlasts the index (docs/design.md).
 
-        One that has been evicted, and that only another repository has brought back, is not.
+        A manifest that has been evicted, and that only another repository has brought back,
+        does not speak for it.
         """
-        return any(
+        return self.directory.has_brought(f"docker.io/{repository}", digest) or any(
             digest == manifest.digest or digest in self.world.parts(manifest)
             for manifest in self.world.manifests(repository)
             if self.directory.has_manifest(f"docker.io/{repository}", manifest.digest)

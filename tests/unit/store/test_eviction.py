@@ -131,10 +131,11 @@ async def test_who_waits_too_long_for_an_eviction_goes_and_the_room_is_made_all_
 
         with pytest.raises(NoSpaceError, match="takes too long"):
             await account.reserve(500, "docker.io", evict)
-        leaving = asyncio.create_task(account.reserve(300, "docker.io", evict))
+        leaving = asyncio.create_task(account.reserve(800, "docker.io", evict))
         await asyncio.sleep(0)
         leaving.cancel()
         assert account.reserved_bytes == 0
+        monkeypatch.setattr(space, "MAKE_ROOM_SECONDS", 30)
         may_go_on.set()
         await account.reserve(400, "docker.io", evict)
 
@@ -147,14 +148,16 @@ async def test_who_waits_too_long_for_an_eviction_goes_and_the_room_is_made_all_
 async def test_a_store_that_closes_while_room_is_made_leaves_no_task(tmp_path: Path) -> None:
     before = asyncio.all_tasks()
     async with store_of(tmp_path, 1000) as store:
+        has_begun = asyncio.Event()
 
         async def evict(need_bytes: int, upstream: str | None = None) -> int:
+            has_begun.set()
             await asyncio.Event().wait()
             return need_bytes
 
         store.space.stored_by["docker.io"] = 900
         leaving = asyncio.create_task(store.space.reserve(500, "docker.io", evict))
-        await asyncio.sleep(0.01)
+        await has_begun.wait()
         leaving.cancel()
         store.space.stored_by.clear()
 
