@@ -10,10 +10,10 @@ FROM ${BASE} AS build
 COPY . /source
 WORKDIR /source
 RUN python3 -m venv /opt/build \
- && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
+ && /opt/build/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements/build.txt \
  && /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
  && python3 -m venv /opt/mirror \
- && /opt/mirror/bin/pip install --no-cache-dir --require-hashes -r requirements/runtime.txt \
+ && /opt/mirror/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements/runtime.txt \
  && /opt/mirror/bin/pip install --no-cache-dir --no-deps /wheel/*.whl
 
 FROM ${BASE}

@@ -81,10 +81,10 @@ $(BIN)/python:
 
 $(VENV)/.runtime: $(BIN)/python requirements/runtime.txt requirements/build.txt pyproject.toml
 	@echo "mirror: installing into $(VENV) (only the first time, and when the requirements change)"
-	@$(PIP) install --require-hashes -r requirements/build.txt -r requirements/runtime.txt \
+	@$(PIP) install --no-deps --require-hashes -r requirements/build.txt -r requirements/runtime.txt \
 	  && $(PIP) install --no-deps --no-build-isolation --editable . || $(NO_PACKAGES)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
-	@$(PIP) install --require-hashes -r requirements/dev.txt || $(NO_PACKAGES)
+	@$(PIP) install --no-deps --require-hashes -r requirements/dev.txt || $(NO_PACKAGES)
 	@touch $@
