@@ -189,6 +189,16 @@ class Metrics:
             "Bytes of the objects removed to make room.",
             registry=registry,
         )
+        self.cache_scrubbed_bytes = Counter(
+            "mirror_cache_scrubbed_bytes_total",
+            "Bytes of stored objects that the background scrub has read again.",
+            registry=registry,
+        )
+        self.cache_corrupt_objects = Counter(
+            "mirror_cache_corrupt_objects_total",
+            "Stored objects that the scrub found to be spoilt by the disk.",
+            registry=registry,
+        )
         self.cache_oldest_access = Gauge(
             "mirror_cache_oldest_access_seconds",
             "Time since the last use of the object that would be evicted next.",

@@ -41,6 +41,19 @@ class Policies:
             stale_if_error_seconds=policy.stale_if_error_seconds,
         )
 
+    def useful_seconds(self, repository: Repository, tag: Tag | None) -> float:
+        """Return how long an answer of upstream is of any use, for a tag or for the rest.
+
+        What belongs to an upstream that is not configured any more is of none.
+        """
+        policy = self._policies.get(repository.upstream)
+        if policy is None:
+            return 0.0
+        if policy.mode == "offline":
+            return IMMUTABLE
+        lifetime = self.listing(repository) if tag is None else self.tag(repository, tag)
+        return lifetime.fresh_seconds + lifetime.stale_if_error_seconds
+
     def listing(self, repository: Repository) -> Lifetime:
         """Return for how long a tags or referrers list may be used."""
         policy = self.of(repository)

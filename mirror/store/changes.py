@@ -5,6 +5,7 @@ accounted for.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeVar
@@ -52,6 +53,8 @@ class Changes:
         self._write_uses = write_uses
         self._commits: set[asyncio.Task[None]] = set()
         self._unsettled: list[str] = []
+        self.under_way: Counter[str] = Counter()
+        """Digests that are being given their names; whoever tidies up leaves them alone."""
         self._show_totals()
 
     def reservation(self, upstream: str) -> Reservation:
@@ -74,6 +77,18 @@ class Changes:
             self._parts.space.stored_by[added[0].upstream] += added[1]
             reservation.release()
 
+        self.under_way[commit.digest] += 1
+        try:
+            await self._named(commit, publish, account)
+        finally:
+            self.under_way -= Counter([commit.digest])
+
+    async def _named(
+        self,
+        commit: Commit,
+        publish: Callable[[], BinaryIO | None],
+        account: Callable[[tuple[ObjectRow, int]], None],
+    ) -> None:
         write = self._parts.pools.index_write
         entry = await write.run(self._parts.index.announce, commit)
         try:
@@ -172,7 +187,7 @@ class Changes:
         await self._parts.facts.forget_object(str(digest))
         return row.size_bytes if row else 0
 
-    async def drop(self, digest: Digest, is_lost: Callable[[], bool]) -> None:
+    async def drop(self, digest: Digest, is_lost: Callable[[], bool]) -> bool:
         """Forget an object whose file is not what it was, unless that has been put right."""
 
         def remove() -> bool:
@@ -189,8 +204,9 @@ class Changes:
         dropping = self._parts.pools.index_write.start(
             self._parts.index.drop_object, str(digest), if_so=remove
         )
-        await self._accounted(dropping, account)
+        row = await self._accounted(dropping, account)
         await self._parts.facts.forget_object(str(digest))
+        return row is not None
 
     async def _accounted(self, change: "asyncio.Future[T]", account: Callable[[T], None]) -> T:
         """Wait for a change of the index; it is accounted for even if we are cancelled."""

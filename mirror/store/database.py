@@ -107,10 +107,13 @@ class Database:
                 for key, row in batch:
                     self._cache.set(key, msgspec.msgpack.encode(row))
 
-    def keys(self) -> Iterator[str]:
-        """Yield all keys in order; to be advanced in one thread, a few at a time."""
+    def all_keys(self) -> Iterator[str]:
+        """Yield all keys as they came in; to be advanced in one thread, a few at a time.
+
+        diskcache's ``iterkeys`` has an order, but reads all it has passed again and again.
+        """
         with self._watched():
-            for key in self._cache.iterkeys():
+            for key in self._cache:
                 yield str(key)
 
     def delete(self, keys: Iterable[str]) -> None:

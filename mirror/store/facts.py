@@ -1,7 +1,7 @@
 """What is known of repositories and objects: index rows, with the hot ones in memory."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 from urllib.parse import urlencode
 
@@ -75,6 +75,12 @@ class Facts:
         self._writes += 1
         self.losses += 1
         await self._recent.drop(object_key(digest))
+
+    async def forget(self, keys: Iterable[str]) -> None:
+        """Forget rows in memory that have been deleted."""
+        self._writes += 1
+        for key in keys:
+            await self._recent.drop(key)
 
     async def _get(self, key: str, kind: type[R]) -> R | None:
         found = await self._recent.get(key)

@@ -73,6 +73,8 @@ class Index(Database):
         """Open the index in *directory*, or make one; raises IndexBrokenError."""
         super().__init__(directory)
         self._order = Order(self)
+        self.counted: set[str] | None = None
+        """What has been counted anew since somebody who counts himself made this a set."""
         self._totals = self.get(_TOTALS, Totals) or Totals()
 
     @property
@@ -264,6 +266,12 @@ class Index(Database):
     def _count(self, digest: str, by: int) -> None:
         """Note that a manifest more, or less, links an object; what nothing links goes first."""
         count = self.links_of(digest) + by
+        if self.counted is not None:
+            self.counted.add(digest)
+        self.set_count(digest, count)
+
+    def set_count(self, digest: str, count: int) -> None:
+        """Write how many manifests link an object; what none links gets its place with those."""
         if count > 0:
             self.put(count_key(digest), CountRow(count))
             return

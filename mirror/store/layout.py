@@ -34,6 +34,10 @@ class LayoutError(Exception):
     """The cache directory cannot be used; the message says why and what to do."""
 
 
+class InUseError(LayoutError):
+    """Another mirror uses the directory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The cache directory."""
@@ -75,7 +79,7 @@ class Layout:
         """Claim the directory for this process, until the returned file is closed.
 
         Raises:
-            LayoutError: another mirror uses it; both would remove each other's downloads.
+            InUseError: another mirror uses it; both would remove each other's downloads.
         """
         path = self.root / "VERSION"
         while True:
@@ -84,7 +88,7 @@ class Layout:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 file.close()
-                raise LayoutError(
+                raise InUseError(
                     f"the cache directory {self.root} is used by another mirror; stop that, or "
                     "set cache.directory (MIRROR_CACHE__DIRECTORY) to another directory"
                 ) from None

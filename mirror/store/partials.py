@@ -95,22 +95,27 @@ class Partials:
         for name in sorted(self._idle, key=lambda name: _written_at(self._path(name))):
             if freed_bytes >= need_bytes:
                 break
-            freed_bytes += self._remove(name)
+            freed_bytes += self.remove(name)
         return freed_bytes
 
     def expire(self) -> int:
         """Remove what nobody went on with for too long; returns the bytes freed."""
+        return sum(self.remove(name) for name in self.expired())
+
+    def expired(self) -> dict[str, int]:
+        """Return the names and sizes of what nobody went on with for too long."""
         oldest = self._clock.wall() - self._keep_seconds
-        return sum(
-            self._remove(name)
-            for name in sorted(self._idle)
+        return {
+            name: size_bytes
+            for name, size_bytes in sorted(self._idle.items())
             if _written_at(self._path(name)) < oldest
-        )
+        }
 
     def _opened(self, digest: Digest, path: Path) -> Partial:
         return Partial(digest, path, self._layout.blob(digest), self._layout.replace_file)
 
-    def _remove(self, name: str) -> int:
+    def remove(self, name: str) -> int:
+        """Remove one idle partial, unless somebody goes on with it; returns the bytes freed."""
         path = self._path(name)
         with suppress(FileNotFoundError), path.open("rb") as file:
             try:

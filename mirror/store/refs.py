@@ -64,14 +64,14 @@ class Refs:
 
     def tag(self, repository: Repository, tag: Tag) -> TagRef | None:
         """Return what a tag means, if it is known."""
-        return _read(self._layout.tag(repository, tag), TagRef)
+        return read_ref(self._layout.tag(repository, tag), TagRef)
 
     def confirm_tag(self, repository: Repository, tag: Tag, ref: TagRef) -> None:
         """Write that a tag still means the same, but not more than once an hour.
 
         Without the index, the time in the file decides whether a tag is too old to be served.
         """
-        before = _read(self._layout.tag(repository, tag), TagRef)
+        before = read_ref(self._layout.tag(repository, tag), TagRef)
         if (
             before is None
             or before.digest != ref.digest
@@ -94,6 +94,10 @@ class Refs:
         self._layout.manifest_ref(repository, digest).unlink(missing_ok=True)
         self._layout.blob_ref(repository, digest).unlink(missing_ok=True)
 
+    def drop_tag(self, repository: Repository, tag: Tag) -> None:
+        """Delete what a tag means and meant."""
+        self._layout.tag(repository, tag).unlink(missing_ok=True)
+
     def tags(self, repository: Repository) -> list[str]:
         """Return the tags that are known of a repository, in ASCII order."""
         try:
@@ -108,7 +112,7 @@ class Refs:
         root = self._layout.root / "refs"
         for directory, names, _ in os.walk(root):
             if any(name.startswith("_") for name in names):
-                found.append(_repository(Path(directory), root))
+                found.append(repository_of(Path(directory), root))
                 names[:] = [name for name in names if not name.startswith("_")]
         return sorted(repository for repository in found if repository is not None)
 
@@ -116,7 +120,7 @@ class Refs:
         """Yield every tag that can be read."""
         for name in self.tags(repository):
             tag = Tag(name)
-            ref = _read(self._layout.tag(repository, tag), TagRef)
+            ref = read_ref(self._layout.tag(repository, tag), TagRef)
             if ref is not None:
                 yield tag, ref
 
@@ -129,7 +133,8 @@ class Refs:
         yield from _by_digest(self._layout.tags(repository).parent / "_blobs", BlobRef)
 
 
-def _repository(directory: Path, root: Path) -> Repository | None:
+def repository_of(directory: Path, root: Path) -> Repository | None:
+    """Return whose facts stand in a directory below *root*, which is ``refs/``."""
     upstream, *parts = (*directory.relative_to(root).parts, "")
     try:
         return Repository(upstream, "/".join(parts[:-1]))
@@ -151,12 +156,13 @@ def _by_digest(directory: Path, kind: type[F]) -> Iterator[tuple[Digest, F]]:
             digest = Digest.parse(path.name)
         except MirrorError:
             continue
-        ref = _read(path, kind)
+        ref = read_ref(path, kind)
         if ref is not None:
             yield digest, ref
 
 
-def _read(path: Path, kind: type[F]) -> F | None:
+def read_ref(path: Path, kind: type[F]) -> F | None:
+    """Return what a file says; ``None`` where there is none that can be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError):

@@ -98,6 +98,11 @@ class Space:
         used_bytes = self.stored_by[upstream] + self.reserved_by[upstream]
         return used_bytes + size_bytes - self._bound(bound)
 
+    def upstream_limit_bytes(self, upstream: str) -> int | None:
+        """Return how much an upstream may hold; ``None``: all there is."""
+        bound = self._upstreams.get(upstream)
+        return None if bound is None else self._bound(bound)
+
     def check(self, size_bytes: int, upstream: str = "") -> None:
         """Raise NoSpaceError for an object that even an empty cache has no room for."""
         if size_bytes > self.limit_bytes:

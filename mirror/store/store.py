@@ -23,7 +23,7 @@ from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier, Recent
 from mirror.settings import Cache, Policy
 from mirror.store.changes import Changes, Parts
-from mirror.store.facts import Facts, link_key, manifest_links
+from mirror.store.facts import Facts, link_key, manifest_links, tag_key
 from mirror.store.layout import Layout
 from mirror.store.locks import open_shared
 from mirror.store.partial import Partial
@@ -95,21 +95,19 @@ class Store:
         self.space.stored_by.update(self._index.totals.upstreams)
         self.space.idle_bytes = lambda: self.partials.idle_bytes
         metrics.cache_bytes.set_function(lambda: self.space.used_bytes)
-        self._changes = Changes(
-            Parts(
-                layout=self._layout,
-                index=self._index,
-                facts=self.facts,
-                space=self.space,
-                partials=self.partials,
-                removals=Removals(self._layout, self.refs, self._index, lambda: self.pins.digests),
-                pools=pools,
-                metrics=metrics,
-                clock=clock,
-                policies=policies,
-            ),
-            self._write_uses,
+        self.parts = Parts(
+            layout=self._layout,
+            index=self._index,
+            facts=self.facts,
+            space=self.space,
+            partials=self.partials,
+            removals=Removals(self._layout, self.refs, self._index, lambda: self.pins.digests),
+            pools=pools,
+            metrics=metrics,
+            clock=clock,
+            policies=policies,
         )
+        self._changes = Changes(self.parts, self._write_uses)
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -251,6 +249,28 @@ class Store:
         """Remove an object unless it is in use or pinned; returns the bytes that it freed."""
         return await self._changes.remove(digest)
 
+    async def drop(self, digest: Digest, is_lost: Callable[[], bool]) -> bool:
+        """Forget an object whose file is wrong or gone, if that is so; see ``Changes.drop``."""
+        return await self._changes.drop(digest, is_lost)
+
+    async def adopt(self, commit: Commit) -> None:
+        """Write the row of an object whose file stands where it belongs already."""
+        path = self._layout.blob(Digest.parse(commit.digest))
+        await self._changes.commit(commit, lambda: open_shared(path), self.reservation(""))
+
+    def is_under_way(self, digest: str) -> bool:
+        """Return whether an object is being given its name now."""
+        return self._changes.under_way[digest] > 0
+
+    async def drop_tag(self, repository: Repository, tag: Tag) -> None:
+        """Forget what a tag means."""
+        key = tag_key(repository, tag)
+        await self._pools.fill.run(self.refs.drop_tag, repository, tag)
+        await self._pools.index_write.run(self._index.delete, [key])
+        await self.facts.forget([key])
+        if self.pins.concern(repository):
+            await self._pools.fill.run(self.pins.look)
+
     async def pin(
         self, repository: Repository, reference: Reference, platforms: tuple[str, ...] = ()
     ) -> None:
@@ -303,6 +323,7 @@ class Store:
         await self._changes.close()
         await self._pools.index_read.run(self._index.close)
         await self._pools.index_write.run(self._index.close)
+        await self._pools.inspect.run(self._index.close)
         self._lock.close()
 
     # --- inside ----------------------------------------------------------------------------

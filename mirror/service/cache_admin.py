@@ -1,0 +1,170 @@
+"""What an operator may ask of the cache, in the names that people use.
+
+The admin API and, while no mirror runs, the command line itself speak to this.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from mirror.domain.errors import MirrorError
+from mirror.domain.images import image_matches, image_name, parse_image
+from mirror.domain.names import Digest, Reference, Repository, Tag
+from mirror.domain.routing import Table
+from mirror.store.checking import Check, Event
+from mirror.store.inventory import ImageFacts, Inventory, Usage
+from mirror.store.store import Store
+from mirror.store.sweep import Sweep, Swept
+from mirror.store.withdrawal import Removed, Withdrawal
+
+
+class RefusalCode(StrEnum):
+    """Why something was not done."""
+
+    INVALID = "invalid_reference"
+    NOT_FOUND = "not_found"
+    BUSY = "busy"
+
+
+class RefusedError(Exception):
+    """A wish that cannot be met; ``hint`` says what to do."""
+
+    def __init__(self, code: RefusalCode, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+class PinFacts(msgspec.Struct, frozen=True):
+    """An image that is never evicted; no platforms means all.
+
+    ``digest`` is what it means now, ``stored`` whether its manifest is here.
+    """
+
+    image: str
+    platforms: tuple[str, ...]
+    pinned_at: float
+    digest: str | None
+    stored: bool
+
+
+class CacheAdmin:
+    """Looks after one store."""
+
+    def __init__(self, store: Store, table: Table, sweep: Sweep) -> None:
+        self._store = store
+        self._table = table
+        self._inventory = Inventory(store)
+        self._withdrawal = Withdrawal(store)
+        self._sweep = sweep
+        self._is_checking = False
+
+    # --- looking ---------------------------------------------------------------------------
+
+    def totals(self) -> Usage:
+        """Return how full the cache is."""
+        return self._inventory.totals()
+
+    async def usage(self) -> Usage:
+        """Return how full the cache is, and what each repository has."""
+        return await self._inventory.usage()
+
+    async def images(
+        self, patterns: Sequence[str] = (), *, untagged: bool = False
+    ) -> list[ImageFacts]:
+        """Return the images that one of the patterns means; without any, all."""
+        images = await self._inventory.images(untagged=untagged)
+        return [each for each in images if not patterns or self._is_meant(each, patterns)]
+
+    def _is_meant(self, image: ImageFacts, patterns: Sequence[str]) -> bool:
+        upstream, _, name = image.repository.partition("/")
+        repository = Repository(upstream, name)
+        tag = None if image.tag is None else Tag(image.tag)
+        default = self._table.default
+        return any(image_matches(each, repository, tag, image.digest, default) for each in patterns)
+
+    # --- removing --------------------------------------------------------------------------
+
+    async def remove(self, references: Sequence[str], *, dry_run: bool) -> Removed:
+        """Remove images and all that nothing else needs; raises RefusedError."""
+        images = [self._parsed(each) for each in references]
+        return await self._withdrawal.run(images, dry_run=dry_run)
+
+    async def collect(self, *, dry_run: bool) -> Swept:
+        """Remove what nothing needs."""
+        return await self._sweep.run(dry_run=dry_run)
+
+    async def verify(self, *, repair: bool) -> AsyncGenerator[Event, None]:
+        """Read everything again and say what is wrong; raises RefusedError while one runs."""
+        if self._is_checking:
+            raise RefusedError(
+                RefusalCode.BUSY,
+                "the cache is being verified already",
+                "wait until that has ended",
+            )
+        self._is_checking = True
+        try:
+            async for event in Check(self._store, repair=repair).run():
+                yield event
+        finally:
+            self._is_checking = False
+
+    # --- pins ------------------------------------------------------------------------------
+
+    async def pins(self) -> list[PinFacts]:
+        """Return all pins, in order."""
+        pins = sorted(self._store.pins.all, key=lambda pin: (pin.upstream, pin.repository))
+        return [
+            await self._pin_facts(
+                Repository(pin.upstream, pin.repository),
+                pin.reference,
+                pin.platforms,
+                pin.pinned_at,
+            )
+            for pin in pins
+        ]
+
+    async def pin(self, text: str, platforms: Sequence[str] = ()) -> PinFacts:
+        """Never evict an image, or those of its platforms; raises RefusedError."""
+        repository, reference = self._parsed(text)
+        await self._store.pin(repository, reference, tuple(platforms))
+        return next(
+            each for each in await self.pins() if each.image == image_name(repository, reference)
+        )
+
+    async def unpin(self, text: str) -> str:
+        """Let an image go when its time comes; returns its name, raises RefusedError."""
+        repository, reference = self._parsed(text)
+        name = image_name(repository, reference)
+        if not await self._store.unpin(repository, reference):
+            raise RefusedError(
+                RefusalCode.NOT_FOUND,
+                f"{name} is not pinned",
+                "`mirror cache pins` lists what is",
+            )
+        return name
+
+    async def _pin_facts(
+        self, repository: Repository, text: str, platforms: tuple[str, ...], pinned_at: float
+    ) -> PinFacts:
+        reference: Reference = Digest.parse(text) if ":" in text else Tag(text)
+        digest: str | None = text
+        if isinstance(reference, Tag):
+            row = await self._store.facts.tag(repository, reference)
+            digest = row.digest if row else None
+        stored = digest is not None and await self._store.facts.object(Digest.parse(digest))
+        return PinFacts(
+            image_name(repository, reference), platforms, pinned_at, digest, bool(stored)
+        )
+
+    def _parsed(self, text: str) -> tuple[Repository, Reference]:
+        try:
+            return parse_image(text, self._table)
+        except MirrorError as error:
+            raise RefusedError(
+                RefusalCode.INVALID,
+                f"{text[:256]!r} does not name an image: {error}",
+                "write for example alpine:3.20, ghcr.io/org/app:v1 or …@sha256:…",
+            ) from None

@@ -1,0 +1,308 @@
+"""What is here, for people: images with their sizes, and who holds how many bytes.
+
+All of it is read in a thread of its own, a little at a time, while the mirror goes on; so
+what changes meanwhile may be counted as it was or as it is.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final
+
+import msgspec
+
+from mirror.domain.errors import MirrorError
+from mirror.domain.manifests import Manifest, is_index, read_manifest
+from mirror.domain.names import Digest, Repository
+from mirror.runtime.steps import in_steps
+from mirror.store.index import object_key
+from mirror.store.refs import ManifestRef
+from mirror.store.rows import ObjectRow
+from mirror.store.store import Store
+
+_DEPTH_MAX: Final = 4
+_CONFIG_MAX_BYTES: Final = 1 << 20
+_CONFIGS: Final = frozenset(
+    {
+        "application/vnd.oci.image.config.v1+json",
+        "application/vnd.docker.container.image.v1+json",
+    }
+)
+_NOT_A_PLATFORM: Final = "unknown/unknown"
+
+
+class ImageFacts(msgspec.Struct, frozen=True):
+    """An image or an index; ``tag`` is null where only its digest is known.
+
+    ``size_bytes`` is the manifest and all that it links, as far as the manifests are here to
+    say so; ``stored_bytes`` is how much of it is here. ``complete`` tells that config and
+    layers are, of an index: those of at least one of its platforms.
+    """
+
+    repository: str
+    tag: str | None
+    digest: str
+    media_type: str | None
+    size_bytes: int | None
+    stored_bytes: int
+    complete: bool
+    platforms: tuple[str, ...]
+    used_at: float | None
+    pinned: bool
+
+
+class UpstreamUsage(msgspec.Struct, frozen=True):
+    """How many bytes came from an upstream, and how many may."""
+
+    upstream: str
+    stored_bytes: int
+    limit_bytes: int | None
+
+
+class RepositoryUsage(msgspec.Struct, frozen=True):
+    """What a repository has here; ``own_bytes`` are those that no other one has, too."""
+
+    repository: str
+    objects: int
+    stored_bytes: int
+    own_bytes: int
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """How full the cache is.
+
+    ``used_bytes`` is what counts against ``limit_bytes``: stored and reserved bytes, and those
+    of partials that wait. ``shared_bytes``, each object counted once, belong to more than
+    one repository, ``unlinked_bytes`` to none (lists of upstream, and what nothing links
+    any more); both are null when repositories were not asked for.
+    """
+
+    directory: str
+    limit_bytes: int
+    used_bytes: int
+    stored_bytes: int
+    reserved_bytes: int
+    partial_bytes: int
+    partials: int
+    blobs: int
+    manifests: int
+    upstreams: tuple[UpstreamUsage, ...]
+    repositories: tuple[RepositoryUsage, ...] | None = None
+    shared_bytes: int | None = None
+    unlinked_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class _Below:
+    """What a manifest leads to: sizes of all that is known, digests of what is here."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    here: set[str] = field(default_factory=set)
+    platforms: list[str] = field(default_factory=list)
+    complete: bool = False
+
+
+class Inventory:
+    """Looks through a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._layout = store.parts.layout
+        self._index = store.parts.index
+        self._pool = store.parts.pools.inspect
+
+    async def images(self, *, untagged: bool = False) -> list[ImageFacts]:
+        """Return the images of all tags, in order; with *untagged*, of all manifests."""
+        await self._store.flush()
+        memory: dict[str, _Below] = {}
+        repositories = await self._pool.run(self._store.refs.repositories)
+        found = chain.from_iterable(
+            self._of(each, memory, untagged=untagged) for each in repositories
+        )
+        return [image async for image in in_steps(self._pool, found)]
+
+    def totals(self) -> Usage:
+        """Return how full the cache is; asks nobody."""
+        space, totals = self._store.space, self._index.totals
+        names = {*self._store.parts.policies, *(name for name, n in space.stored_by.items() if n)}
+        return Usage(
+            str(self._layout.root),
+            space.limit_bytes,
+            space.used_bytes,
+            space.stored_bytes,
+            space.reserved_bytes,
+            self._store.partials.idle_bytes,
+            self._store.partials.count,
+            totals.blobs,
+            totals.manifests,
+            tuple(
+                UpstreamUsage(name, space.stored_by[name], space.upstream_limit_bytes(name))
+                for name in sorted(names)
+            ),
+        )
+
+    async def usage(self) -> Usage:
+        """Return how full the cache is, and who holds how much."""
+        held = _Held()
+        async for key in in_steps(self._pool, self._index.all_keys(), 500):
+            if key.startswith("l:"):
+                held.link(key)
+        sizes = in_steps(self._pool, self._sizes(iter(list(held.owners))))
+        async for digest, size_bytes in sizes:
+            held.count(digest, size_bytes)
+        return msgspec.structs.replace(
+            self.totals(),
+            repositories=held.repositories(),
+            shared_bytes=held.shared_bytes,
+            unlinked_bytes=max(0, self._index.totals.size_bytes - held.linked_bytes),
+        )
+
+    # --- in the thread ---------------------------------------------------------------------
+
+    def _sizes(self, digests: Iterator[str]) -> Iterator[tuple[str, int]]:
+        for digest in digests:
+            row = self._index.get(object_key(digest), ObjectRow)
+            yield digest, row.size_bytes if row else 0
+
+    def _of(
+        self, repository: Repository, memory: dict[str, _Below], *, untagged: bool
+    ) -> Iterator[ImageFacts]:
+        refs = dict(self._store.refs.all_manifests(repository))
+        named = set()
+        for tag, ref in self._store.refs.all_tags(repository):
+            named.add(ref.digest)
+            yield from self._image(repository, tag.name, ref.digest, refs, memory)
+        for digest in refs if untagged else ():
+            if str(digest) not in named:
+                yield from self._image(repository, None, str(digest), refs, memory)
+
+    def _image(
+        self,
+        repository: Repository,
+        tag: str | None,
+        text: str,
+        refs: dict[Digest, ManifestRef],
+        memory: dict[str, _Below],
+    ) -> Iterator[ImageFacts]:
+        try:
+            digest = Digest.parse(text)
+        except MirrorError:
+            return
+        below = memory.get(text)
+        if below is None:
+            below = memory[text] = self._below(digest, None, _DEPTH_MAX)
+        row = self._index.get(object_key(text), ObjectRow)
+        yield ImageFacts(
+            str(repository),
+            tag,
+            text,
+            refs[digest].media_type if digest in refs else None,
+            sum(below.sizes.values()) if below.here else None,
+            sum(below.sizes[each] for each in below.here),
+            below.complete,
+            tuple(below.platforms),
+            row.used_at if row else None,
+            text in self._store.pins.digests,
+        )
+
+    def _below(self, digest: Digest, platform: str | None, depth: int) -> _Below:
+        manifest = self._manifest(digest)
+        if manifest is None:
+            return _Below()
+        below = _Below({str(digest): manifest.size_bytes}, {str(digest)})
+        for link in manifest.links:
+            below.sizes[str(link.digest)] = link.size_bytes
+        if is_index(manifest.media_type):
+            self._add_children(below, manifest, depth)
+            return below
+        links = {str(link.digest) for link in manifest.links}
+        below.here |= {each for each in links if self._row(each) is not None}
+        below.complete = links <= below.here
+        platform = platform or self._platform(manifest)
+        below.platforms = [platform] if below.complete and platform else []
+        return below
+
+    def _add_children(self, below: _Below, index: Manifest, depth: int) -> None:
+        for link in index.links:
+            child = self._below(link.digest, link.platform, depth - 1) if depth else _Below()
+            below.sizes |= child.sizes
+            below.here |= child.here
+            if child.complete and link.platform != _NOT_A_PLATFORM:
+                below.complete = True
+                below.platforms += [each for each in child.platforms if each]
+        below.complete |= not index.links
+
+    def _manifest(self, digest: Digest) -> Manifest | None:
+        row = self._row(str(digest))
+        if row is None or row.is_blob:
+            return None
+        try:
+            return read_manifest(self._layout.blob(digest).read_bytes(), None, digest)
+        except (OSError, MirrorError):
+            return None
+
+    def _platform(self, manifest: Manifest) -> str | None:
+        """Return what the config of an image says that it runs on."""
+        config = next((each for each in manifest.links if each.media_type in _CONFIGS), None)
+        if config is None or not 0 < config.size_bytes <= _CONFIG_MAX_BYTES:
+            return None
+        try:
+            content = self._layout.blob(config.digest).read_bytes()
+            found = msgspec.json.decode(content, type=_Config)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        parts = [found.os, found.architecture, found.variant]
+        return "/".join(part[:64] for part in parts if part) or None
+
+    def _row(self, digest: str) -> ObjectRow | None:
+        return self._index.get(object_key(digest), ObjectRow)
+
+
+class _Config(msgspec.Struct):
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+
+class _Held:
+    """Who has which objects; an object of several counts for each, but once in the total."""
+
+    def __init__(self) -> None:
+        self.owners: dict[str, tuple[str, ...]] = {}
+        self.shared_bytes = 0
+        self.linked_bytes = 0
+        self._objects: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+        self._own: Counter[str] = Counter()
+        self._names: dict[str, str] = {}
+
+    def link(self, key: str) -> None:
+        """Take in the key of a link's row."""
+        repository, _, digest = key.removeprefix("l:").partition(":")[2].rpartition("@")
+        repository = self._names.setdefault(repository, repository)
+        owners = self.owners.get(digest, ())
+        if repository not in owners:
+            self.owners[digest] = (*owners, repository)
+
+    def count(self, digest: str, size_bytes: int) -> None:
+        """Take in the size of an object; 0 where it is not here."""
+        if not size_bytes:
+            return
+        owners = self.owners[digest]
+        self.linked_bytes += size_bytes
+        for repository in owners:
+            self._objects[repository] += 1
+            self._bytes[repository] += size_bytes
+        if len(owners) > 1:
+            self.shared_bytes += size_bytes
+        else:
+            self._own[owners[0]] += size_bytes
+
+    def repositories(self) -> tuple[RepositoryUsage, ...]:
+        """Return what each has, the largest first."""
+        found = [
+            RepositoryUsage(name, self._objects[name], self._bytes[name], self._own[name])
+            for name in self._bytes
+        ]
+        return tuple(sorted(found, key=lambda each: (-each.stored_bytes, each.repository)))
