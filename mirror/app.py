@@ -23,18 +23,24 @@ from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
 from mirror.service.blobs import Blobs
+from mirror.service.cache_admin import CacheAdmin
+from mirror.service.housekeeping import Housekeeping
 from mirror.service.lists import Lists
 from mirror.service.manifests import Manifests
 from mirror.service.policies import Policies
 from mirror.settings import ListenAddress, Settings, Upstream
 from mirror.store.layout import LayoutError
 from mirror.store.store import Store
+from mirror.store.sweep import Sweep
 from mirror.transfer.fills import Fills
 from mirror.transfer.sources import Sources
 from mirror.upstream.upstreams import Upstreams
 from mirror.web.access import access_logger
 from mirror.web.admin import AdminApi
+from mirror.web.admin_access import Access
+from mirror.web.api import api
 from mirror.web.banner import banner
+from mirror.web.cache_api import CacheApi
 from mirror.web.listening import ListenError, listen
 from mirror.web.registry import RegistryApi
 from mirror.web.sending import Sender
@@ -54,6 +60,7 @@ class Running:
     metrics: Metrics
     store: Store
     fills: Fills
+    cache: CacheAdmin
 
 
 def run(settings: Settings, source: Path | None) -> int:
@@ -110,8 +117,7 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         stack.callback(pools.close)
         tier = MemoryTier(settings.cache.memory_bytes)
         stack.push_async_callback(tier.clear)
-        policies = {name: upstream.policy for name, upstream in settings.upstreams.items()}
-        store = Store(settings.cache, pools, tier, metrics, clock, policies)
+        store = _store(settings, pools, tier, metrics, clock)
         stack.push_async_callback(store.close)
         upstreams = Upstreams(settings.upstreams, pools, tier, metrics, clock)
         stack.push_async_callback(upstreams.close)
@@ -125,14 +131,13 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         )
         stack.push_async_callback(fills.close)
         health = Health(store.is_writable)
-        for work in (store.keep_house(), watch_event_loop(metrics)):
+        sweep = Sweep(store, Policies(settings.upstreams).useful_seconds)
+        house = Housekeeping(store, sweep, metrics)
+        for work in (*house.works(), store.keep_house(), watch_event_loop(metrics)):
             stack.push_async_callback(_cancel, _started(work))
-        admin = AdminApi(health, metrics, pools.admin)
-        await _start(
-            stack,
-            web.AppRunner(admin.app(), access_log=None, shutdown_timeout=_ADMIN_GRACE_SECONDS),
-            admin_socket,
-        )
+        cache = _cache_admin(settings, store, sweep)
+        admin = _admin_runner(settings, cache, health, metrics, pools)
+        await _start(stack, admin, admin_socket)
         services = _Services(
             settings=settings,
             store=store,
@@ -145,8 +150,8 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         )
         for service in (services.manifests, services.blobs, services.lists):
             stack.push_async_callback(service.close)
-        api = services.api(settings, pools)
-        await _start(stack, _registry_runner(api, settings, metrics), registry_socket)
+        registry = services.api(settings, pools)
+        await _start(stack, _registry_runner(registry, settings, metrics), registry_socket)
         health.started = True
         yield Running(
             _bound(settings.server.listen, registry_socket),
@@ -155,7 +160,39 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
             metrics,
             store,
             fills,
+            cache,
         )
+
+
+@asynccontextmanager
+async def stopped_cache(settings: Settings) -> AsyncIterator[CacheAdmin]:
+    """Open the cache of a mirror that does not run; asks no upstream.
+
+    Raises:
+        InUseError: it runs.
+        LayoutError: the cache directory cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        pools = Pools()
+        stack.callback(pools.close)
+        tier = MemoryTier(settings.cache.memory_bytes)
+        stack.push_async_callback(tier.clear)
+        store = _store(settings, pools, tier, Metrics(CollectorRegistry()), Clock())
+        stack.push_async_callback(store.close)
+        sweep = Sweep(store, Policies(settings.upstreams).useful_seconds)
+        yield _cache_admin(settings, store, sweep)
+
+
+def _store(
+    settings: Settings, pools: Pools, tier: MemoryTier, metrics: Metrics, clock: Clock
+) -> Store:
+    policies = {name: upstream.policy for name, upstream in settings.upstreams.items()}
+    return Store(settings.cache, pools, tier, metrics, clock, policies)
+
+
+def _cache_admin(settings: Settings, store: Store, sweep: Sweep) -> CacheAdmin:
+    table = routing_table(settings.upstreams, settings.default_upstream)
+    return CacheAdmin(store, table, sweep)
 
 
 class _Services:
@@ -217,6 +254,16 @@ def routing_table(upstreams: dict[str, Upstream], default: str) -> Table:
         names |= dict.fromkeys(upstream.aliases, name)
         hosts |= dict.fromkeys(upstream.hosts, name)
     return Table(names, hosts, default)
+
+
+def _admin_runner(
+    settings: Settings, cache: CacheAdmin, health: Health, metrics: Metrics, pools: Pools
+) -> web.AppRunner:
+    server = settings.server
+    access = Access(server.admin_listen, server.admin.token_file, pools.admin)
+    cache_api = api(access, CacheApi(cache, pools.admin).routes())
+    app = AdminApi(health, metrics, pools.admin, cache_api).app()
+    return web.AppRunner(app, access_log=None, shutdown_timeout=_ADMIN_GRACE_SECONDS)
 
 
 def _registry_runner(api: RegistryApi, settings: Settings, metrics: Metrics) -> web.ServerRunner:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mirror import __version__
-from mirror.cli import config_command
+from mirror.cli import cache_command, config_command
 from mirror.cli.options import (
     EXIT_CODES,
     FAILED,
@@ -30,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(epilog=EXIT_CODES)(serve)
+app.add_typer(cache_command.app)
 app.add_typer(config_command.app)
 app.command(epilog=EXIT_CODES)(version)
 

@@ -23,8 +23,8 @@ class ServerTls(Section):
 class Admin(Section):
     """Access to the admin listener."""
 
-    token_file: Annotated[ReadableFile | None, Later()] = None
-    """File with the admin token; needed unless the listener is on a loopback address."""
+    token_file: ReadableFile | None = None
+    """File with the token of the admin API, needed unless the listener is on a loopback address."""
     tls: Annotated[ServerTls | None, Later()] = None
     """Certificate of the admin listener; plain HTTP without it."""
 

@@ -6,7 +6,7 @@ Each value has one reader and one writer, and what was written is read back as t
 import ipaddress
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final, Self
 
@@ -208,6 +208,11 @@ class ListenAddress:
         return self.host == "localhost" or (
             _is_address(self.host) and ipaddress.ip_address(self.host).is_loopback
         )
+
+    def local(self) -> Self:
+        """Return the address by which this machine reaches a listener."""
+        everywhere = self.host in {"", "0.0.0.0", "::"}  # noqa: S104 -- compared, not bound
+        return replace(self, host="127.0.0.1") if everywhere else self
 
     def overlaps(self, other: Self) -> bool:
         """Whether the two cannot be bound at the same time."""

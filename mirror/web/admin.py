@@ -1,4 +1,4 @@
-"""The admin listener: metrics and probes."""
+"""The admin listener: metrics, probes and the admin API."""
 
 from typing import Final
 
@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from mirror.observe.health import Health
 from mirror.observe.metrics import Metrics
 from mirror.runtime.pools import Pool
+from mirror.web.api import PREFIX
 
 _TEXT: Final = {"Content-Type": "text/plain; charset=utf-8"}
 
@@ -17,10 +18,13 @@ _TEXT: Final = {"Content-Type": "text/plain; charset=utf-8"}
 class AdminApi:
     """What Prometheus and the kubelet ask for; never a question to upstream."""
 
-    def __init__(self, health: Health, metrics: Metrics, pool: Pool) -> None:
+    def __init__(
+        self, health: Health, metrics: Metrics, pool: Pool, api_app: web.Application
+    ) -> None:
         self._health = health
         self._metrics = metrics
         self._pool = pool
+        self._api_app = api_app
 
     def app(self) -> web.Application:
         """Return the application of the listener."""
@@ -28,6 +32,7 @@ class AdminApi:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._show_metrics)
+        app.add_subapp(PREFIX, self._api_app)
         return app
 
     async def _livez(self, _request: web.Request) -> web.Response:

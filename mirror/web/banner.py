@@ -8,7 +8,7 @@ from mirror.settings import ListenAddress
 
 def banner(listen: ListenAddress, admin: ListenAddress, upstreams: Collection[str]) -> str:
     """Return the start-up text; *listen* has the port that is really bound."""
-    place, admin_url = _reachable(listen), f"http://{_reachable(admin)}"
+    place, admin_url = str(listen.local()), f"http://{admin.local()}"
     url = f"http://{place}"
     return f"""
 mirror {mirror.__version__} serves {", ".join(upstreams)}
@@ -37,9 +37,3 @@ CRI-O        [[registry]]
 
 Stop it with Ctrl-C. More clients and all settings: README.md and docs/.
 """
-
-
-def _reachable(address: ListenAddress) -> str:
-    """Return the address by which this machine reaches a listener."""
-    everywhere = address.host in {"", "0.0.0.0", "::"}  # noqa: S104 -- compared, not bound
-    return str(ListenAddress("127.0.0.1", address.port) if everywhere else address)

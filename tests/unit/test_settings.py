@@ -268,7 +268,7 @@ def test_a_secret_is_never_shown() -> None:
     [
         ({"server": {"workers": 2}}, "server.workers"),
         ({"server": {"tls": {"certificate": "c", "key": "k"}}}, "server.tls"),
-        ({"server": {"admin": {"token_file": "t"}}}, "server.admin.token_file"),
+        ({"server": {"admin": {"tls": {"certificate": "c", "key": "k"}}}}, "server.admin.tls"),
         ({"server": {"auth": {}}}, "server.auth"),
         ({"server": {"limits": {"head": "11s"}}}, "server.limits.head"),
         ({"server": {"limits": {"connections": 5}}}, "server.limits.connections"),

@@ -1,0 +1,251 @@
+"""The cache as a command reaches it: by the admin API of the running mirror, or on the disk."""
+
+import asyncio
+import http.client
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+
+from mirror.app import stopped_cache
+from mirror.service.cache_admin import CacheAdmin, PinFacts
+from mirror.settings import Settings
+from mirror.store.checking import Event
+from mirror.store.inventory import ImageFacts, Usage
+from mirror.store.layout import InUseError
+from mirror.store.sweep import Swept
+from mirror.store.withdrawal import Removed
+from mirror.web.admin_access import CSRF_HEADER
+from mirror.web.api import PREFIX
+from mirror.web.cache_api import Images, PinList, PinWish, Unpinned
+from mirror.web.openapi import Problem, ProblemBody
+
+T = TypeVar("T")
+_CONNECT_SECONDS: Final = 5
+_ANSWER_SECONDS: Final = 3600
+"""A sweep of a large cache says nothing until it ends."""
+
+
+class Cache(Protocol):
+    """What the commands need; raises RefusedError or ProblemError."""
+
+    def images(self, patterns: Sequence[str], *, untagged: bool) -> list[ImageFacts]:
+        """Return the images that a pattern means."""
+
+    def usage(self) -> Usage:
+        """Return how full the cache is, with what each repository has."""
+
+    def remove(self, references: Sequence[str], *, dry_run: bool) -> Removed:
+        """Remove images."""
+
+    def collect(self, *, dry_run: bool) -> Swept:
+        """Remove what nothing needs."""
+
+    def verify(self, *, repair: bool) -> Iterator[Event]:
+        """Read everything again."""
+
+    def pins(self) -> list[PinFacts]:
+        """Return all pins."""
+
+    def pin(self, image: str, platforms: Sequence[str]) -> PinFacts:
+        """Never evict an image."""
+
+    def unpin(self, image: str) -> str:
+        """Let an image go when its time comes."""
+
+
+class ProblemError(Exception):
+    """It cannot be done; ``problem`` says why and what helps."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+@contextmanager
+def open_cache(settings: Settings) -> Iterator[Cache]:
+    """Open the cache of a configuration, whether its mirror runs or not.
+
+    Raises:
+        ProblemError: it runs, but does not answer; or there is no cache yet.
+        LayoutError: the directory cannot be used.
+    """
+    directory = settings.cache.directory
+    try:
+        # A directory that we may not even look into may be that of a running mirror.
+        is_there = (directory / "VERSION").exists()
+    except PermissionError:
+        yield _Running(settings)
+        return
+    if not is_there:
+        hint = "start the mirror, or name its configuration with --config"
+        raise ProblemError(Problem("no_cache", f"there is no cache in {directory} yet", hint))
+    try:
+        stopped = _Stopped(settings)
+    except InUseError:
+        yield _Running(settings)
+        return
+    try:
+        yield stopped
+    finally:
+        stopped.close()
+
+
+class _Stopped:
+    """Does it here, with the directory locked."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._runner = asyncio.Runner()
+        self._stack = AsyncExitStack()
+        try:
+            self._cache: CacheAdmin = self._runner.run(
+                self._stack.enter_async_context(stopped_cache(settings))
+            )
+        except BaseException:
+            self._runner.close()
+            raise
+
+    def close(self) -> None:
+        try:
+            self._runner.run(self._stack.aclose())
+        finally:
+            self._runner.close()
+
+    def images(self, patterns: Sequence[str], *, untagged: bool) -> list[ImageFacts]:
+        return self._run(self._cache.images(patterns, untagged=untagged))
+
+    def usage(self) -> Usage:
+        return self._run(self._cache.usage())
+
+    def remove(self, references: Sequence[str], *, dry_run: bool) -> Removed:
+        return self._run(self._cache.remove(references, dry_run=dry_run))
+
+    def collect(self, *, dry_run: bool) -> Swept:
+        return self._run(self._cache.collect(dry_run=dry_run))
+
+    def verify(self, *, repair: bool) -> Iterator[Event]:
+        events = self._cache.verify(repair=repair)
+        try:
+            while (event := self._run(_next(events))) is not None:
+                yield event
+        finally:
+            self._run(events.aclose())
+
+    def pins(self) -> list[PinFacts]:
+        return self._run(self._cache.pins())
+
+    def pin(self, image: str, platforms: Sequence[str]) -> PinFacts:
+        return self._run(self._cache.pin(image, platforms))
+
+    def unpin(self, image: str) -> str:
+        return self._run(self._cache.unpin(image))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(work)
+
+
+async def _next(events: AsyncGenerator[Event, None]) -> Event | None:
+    return await anext(events, None)
+
+
+class _Running:
+    """Asks the running mirror."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._directory = settings.cache.directory
+        self._address = settings.server.admin_listen.local()
+        self._headers = {CSRF_HEADER: "1"}
+        token_file = settings.server.admin.token_file
+        if token_file is not None:
+            try:
+                token = token_file.read_text("ascii").strip()
+            except (OSError, UnicodeDecodeError):
+                token = ""  # it may be ours to ask without it
+            if token.isprintable() and token:
+                self._headers["Authorization"] = f"Bearer {token}"
+
+    def images(self, patterns: Sequence[str], *, untagged: bool) -> list[ImageFacts]:
+        query = [("untagged", str(int(untagged))), *(("match", each) for each in patterns)]
+        return list(self._ask("GET", "/cache/images", Images, query).images)
+
+    def usage(self) -> Usage:
+        return self._ask("GET", "/cache", Usage, [("repositories", "1")])
+
+    def remove(self, references: Sequence[str], *, dry_run: bool) -> Removed:
+        query = [("dry_run", str(int(dry_run))), *(("ref", each) for each in references)]
+        return self._ask("DELETE", "/cache/images", Removed, query)
+
+    def collect(self, *, dry_run: bool) -> Swept:
+        return self._ask("POST", "/cache/gc", Swept, [("dry_run", str(int(dry_run)))])
+
+    def verify(self, *, repair: bool) -> Iterator[Event]:
+        with self._asked("POST", "/cache/verify", [("repair", str(int(repair)))]) as answer:
+            decoder = msgspec.json.Decoder[Event](Event)
+            while line := answer.readline():
+                yield decoder.decode(line)
+
+    def pins(self) -> list[PinFacts]:
+        return list(self._ask("GET", "/cache/pins", PinList).pins)
+
+    def pin(self, image: str, platforms: Sequence[str]) -> PinFacts:
+        wish = msgspec.json.encode(PinWish(image, tuple(platforms)))
+        return self._ask("POST", "/cache/pins", PinFacts, body=wish)
+
+    def unpin(self, image: str) -> str:
+        return self._ask("DELETE", "/cache/pins", Unpinned, [("image", image)]).image
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        query: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+    ) -> T:
+        with self._asked(method, path, query, body) as answer:
+            return msgspec.json.decode(answer.read(), type=kind)
+
+    @contextmanager
+    def _asked(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        body: bytes | None = None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = http.client.HTTPConnection(
+            self._address.host, self._address.port, timeout=_CONNECT_SECONDS
+        )
+        try:
+            connection.connect()
+            if connection.sock is not None:
+                connection.sock.settimeout(_ANSWER_SECONDS)
+            target = f"{PREFIX}{path}?{urlencode(query)}" if query else PREFIX + path
+            connection.request(method, target, body, self._headers)
+            answer = connection.getresponse()
+            if answer.status != http.client.OK:
+                raise ProblemError(_problem(answer))
+            yield answer
+        except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
+            raise ProblemError(self._unreachable(error)) from None
+        finally:
+            connection.close()
+
+    def _unreachable(self, error: Exception) -> Problem:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Problem(
+            "unreachable",
+            f"the cache {self._directory} is in use by a running mirror, but its admin API at "
+            f"http://{self._address} does not answer as it should: {reason}",
+            "name the configuration that the mirror runs with (--config), or look at its log",
+        )
+
+
+def _problem(answer: http.client.HTTPResponse) -> Problem:
+    try:
+        return msgspec.json.decode(answer.read(), type=ProblemBody).error
+    except msgspec.MsgspecError:
+        message = f"the admin API answers {answer.status} {answer.reason}"
+        return Problem("http", message, "is this the admin address of a Mirror of this version?")

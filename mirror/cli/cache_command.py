@@ -1,0 +1,355 @@
+"""``mirror cache``: see what is here, check it, remove it, keep it."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+import typer
+
+from mirror.cli.options import (
+    EXIT_CODES,
+    FAILED,
+    MISUSED,
+    ConfigOption,
+    JsonOption,
+    Output,
+    OutputOption,
+    complain,
+    load_settings,
+    write,
+)
+from mirror.cli.tables import counted, human_age, human_size, table
+
+if TYPE_CHECKING:
+    from mirror.cli.admin_client import Cache
+    from mirror.store.checking import Event
+
+_ABOUT: Final = """\
+See what the cache holds, check it, remove from it, keep in it.
+
+The configuration says which mirror is meant. While it runs, its admin API is asked; else the
+commands work on its directory. REF is an image as clients name it: alpine:3.20,
+docker.io/library/alpine:3.20, ghcr.io/org/app@sha256:…
+"""
+_EXAMPLES: Final = "Examples: mirror cache ls 'ghcr.io/**' · mirror cache rm alpine:3.19 --dry-run"
+
+app = typer.Typer(name="cache", help=_ABOUT, epilog=f"{_EXAMPLES} · {EXIT_CODES}")
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, only say what would be.")]
+References = Annotated[list[str], typer.Argument(metavar="REF...", help="Images.")]
+
+
+@app.callback(invoke_without_command=True)
+def _cache(context: typer.Context, *, config: ConfigOption = None) -> None:  # noqa: ARG001 -- the option remembers it
+    if context.invoked_subcommand is None:
+        write(context.get_help())
+
+
+@contextmanager
+def _opened(config: Path | None) -> Iterator["Cache"]:
+    settings = load_settings(config).settings
+    from mirror.cli.admin_client import ProblemError, open_cache  # noqa: PLC0415 -- slow
+    from mirror.observe import logs  # noqa: PLC0415 -- slow
+    from mirror.service.cache_admin import RefusalCode, RefusedError  # noqa: PLC0415 -- slow
+    from mirror.store.layout import LayoutError  # noqa: PLC0415 -- slow
+
+    logs.configure("console", "critical")  # what is wrong is our result, and said there
+    try:
+        with open_cache(settings) as cache:
+            yield cache
+    except (ProblemError, RefusedError) as error:
+        problem: Any = getattr(error, "problem", error)
+        complain(problem.message, *([problem.hint] if problem.hint else []))
+        misused = problem.code == RefusalCode.INVALID
+        raise typer.Exit(MISUSED if misused else FAILED) from None
+    except LayoutError as error:
+        complain(str(error))
+        raise typer.Exit(FAILED) from None
+
+
+def _write_json(result: object) -> None:
+    write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+
+
+# --- looking ---------------------------------------------------------------------------------
+
+
+@app.command("ls", epilog=EXIT_CODES)
+def list_images(
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[GLOB]...", help="Only these: * within a component, ** across, quoted."
+        ),
+    ] = None,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Also manifests that no tag means.")
+    ] = False,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """List the images that are here.
+
+    SIZE is all that an image links, as far as its manifests are here; HERE is how much of it is.
+    """
+    with _opened(config) as cache:
+        images = cache.images(patterns or [], untagged=everything)
+    if output is Output.JSON:
+        _write_json({"images": images})
+    elif images:
+        head = ("IMAGE", "DIGEST", "SIZE", "HERE", "PLATFORMS", "USED", "")
+        from mirror.cli.cache_report import image_row  # noqa: PLC0415 -- slow
+
+        write(table(head, [image_row(each) for each in images], right=(2, 3)))
+    else:
+        complain("nothing here matches" if patterns else "the cache has no images yet")
+
+
+@app.command(epilog=EXIT_CODES)
+def du(
+    *,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """Say how full the cache is, and who holds how much.
+
+    What several repositories share counts for each of them, and once in the total; OWN is what
+    removing a repository would free.
+    """
+    with _opened(config) as cache:
+        usage = cache.usage()
+    if output is Output.JSON:
+        _write_json(usage)
+        return
+    rows = [
+        (
+            each.repository,
+            f"{each.objects:,}",
+            human_size(each.stored_bytes),
+            human_size(each.own_bytes),
+        )
+        for each in usage.repositories or ()
+    ]
+    if rows:
+        write(table(("REPOSITORY", "OBJECTS", "SIZE", "OWN"), rows, right=(1, 2, 3)) + "\n")
+    from mirror.cli.cache_report import usage_text  # noqa: PLC0415 -- slow
+
+    write(usage_text(usage))
+
+
+# --- checking and tidying --------------------------------------------------------------------
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    *,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is wrong, so that it is fetched again.")
+    ] = False,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """Read every object again and compare it with its name, its row and refs/.
+
+    Exit code 1 if something is wrong and not repaired. With -o json, one object a line: progress,
+    finding, done.
+    """
+    with _opened(config) as cache:
+        left = sum(_show_event(event, output) for event in cache.verify(repair=repair))
+    if left:
+        raise typer.Exit(FAILED)
+
+
+def _show_event(event: "Event", output: Output) -> int:
+    """Write an event; returns how much is wrong and not repaired, of the last one."""
+    from mirror.cli.cache_report import progress_text  # noqa: PLC0415 -- slow
+    from mirror.store.checking import Finding, Verdict  # noqa: PLC0415 -- slow
+
+    left = event.wrong - event.repaired if isinstance(event, Verdict) else 0
+    if output is Output.JSON:
+        write(msgspec.json.encode(event).decode())
+    elif isinstance(event, Finding):
+        _show_progress("")
+        write(f"{event.kind.replace('_', ' ')}: {event.name}: {event.detail}")
+    elif isinstance(event, Verdict):
+        _show_progress("")
+        freed = f", {human_size(event.freed_bytes)} freed" if event.freed_bytes else ""
+        write(
+            f"{counted(event.checked_objects, 'object')} ({human_size(event.checked_bytes)}) read "
+            f"in {event.seconds:.1f} s: {event.wrong or 'nothing'} wrong, "
+            f"{event.repaired} repaired{freed}"
+        )
+        if left:
+            complain("`mirror cache verify --repair` repairs what can be repaired")
+    else:
+        _show_progress(progress_text(event))
+    return left
+
+
+def _show_progress(text: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+
+@app.command(epilog=EXIT_CODES)
+def gc(
+    *,
+    dry_run: DryRun = False,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """Remove what nothing needs; the mirror goes on, and does this by itself once a day."""
+    with _opened(config) as cache:
+        swept = cache.collect(dry_run=dry_run)
+    if output is Output.JSON:
+        _write_json(swept)
+    else:
+        from mirror.cli.cache_report import swept_text  # noqa: PLC0415 -- slow
+
+        write(swept_text(swept))
+
+
+@app.command(epilog=EXIT_CODES)
+def rm(
+    references: Annotated[list[str], typer.Argument(metavar="REF...", help="Images or globs.")],
+    *,
+    dry_run: DryRun = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask about globs.")] = False,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """Remove images, and all that nothing else needs.
+
+    A glob may mean many images: it asks first on a terminal, and needs --yes elsewhere. Pinned
+    images stay. What somebody is reading goes as soon as room is needed. Exit code 1 if an image
+    is not here, is pinned or is in use.
+    """
+    with _opened(config) as cache:
+        meant = _meant(cache, references)
+        if any(map(_is_glob, references)) and not dry_run and not yes:
+            _ask(len(meant))
+        removed = cache.remove(meant, dry_run=dry_run)
+    if output is Output.JSON:
+        _write_json(removed)
+    else:
+        from mirror.cli.cache_report import removed_text  # noqa: PLC0415 -- slow
+
+        write(removed_text(removed))
+    for names, why in (
+        (removed.missing, "is not here (`mirror cache ls` lists what is)"),
+        (removed.pinned, "is pinned (`mirror cache unpin` lets it go)"),
+        (removed.busy, "is being read; it goes when room is needed"),
+    ):
+        complain(*(f"{name} {why}" for name in names))
+    if removed.missing or removed.pinned or removed.busy:
+        raise typer.Exit(FAILED)
+
+
+def _is_glob(reference: str) -> bool:
+    from mirror.domain.images import is_pattern  # noqa: PLC0415 -- slow
+
+    return is_pattern(reference)
+
+
+def _meant(cache: "Cache", references: list[str]) -> list[str]:
+    names: list[str] = []
+    for reference in references:
+        if not _is_glob(reference):
+            names.append(reference)
+            continue
+        found = cache.images([reference], untagged=False)
+        if not found:
+            complain(f"nothing here matches {reference} (`mirror cache ls` lists what is)")
+            raise typer.Exit(FAILED)
+        names += [f"{each.repository}:{each.tag}" for each in found]
+    return list(dict.fromkeys(names))
+
+
+def _ask(count: int) -> None:
+    if not sys.stdin.isatty():
+        complain(f"that is {counted(count, 'image')}: say --yes, or look with --dry-run first")
+        raise typer.Exit(MISUSED)
+    if not typer.confirm(f"Remove {counted(count, 'image')}?", err=True):
+        raise typer.Exit(FAILED)
+
+
+# --- pins ------------------------------------------------------------------------------------
+
+
+@app.command(epilog=EXIT_CODES)
+def pin(
+    references: References,
+    *,
+    platforms: Annotated[
+        list[str] | None,
+        typer.Option("--platform", metavar="OS/ARCH", help="Only this platform; may be repeated."),
+    ] = None,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """Never evict these images, also those parts that come in later."""
+    with _opened(config) as cache:
+        pinned = [cache.pin(each, platforms or []) for each in references]
+    if output is Output.JSON:
+        _write_json({"pins": pinned})
+        return
+    for each in pinned:
+        later = "" if each.stored else " (it is not here yet: it stays once it has been pulled)"
+        write(f"{each.image} is pinned{later}")
+
+
+@app.command(epilog=EXIT_CODES)
+def unpin(
+    references: References,
+    *,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """Let these images go when their time comes."""
+    with _opened(config) as cache:
+        names = [cache.unpin(each) for each in references]
+    if output is Output.JSON:
+        _write_json({"images": names})
+        return
+    for name in names:
+        write(f"{name} is not pinned any more")
+
+
+@app.command(epilog=EXIT_CODES)
+def pins(
+    *,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """List what is never evicted."""
+    with _opened(config) as cache:
+        found = cache.pins()
+    if output is Output.JSON:
+        _write_json({"pins": found})
+    elif found:
+        rows = [
+            (
+                each.image,
+                ",".join(each.platforms) or "all",
+                human_age(time.time() - each.pinned_at),
+                "here" if each.stored else "not here yet",
+            )
+            for each in found
+        ]
+        write(table(("IMAGE", "PLATFORMS", "PINNED", ""), rows))
+    else:
+        complain("nothing is pinned")
