@@ -28,13 +28,12 @@ if TYPE_CHECKING:
     from mirror.cli.admin_client import Cache
     from mirror.store.checking import Event
 
-_ABOUT: Final = """\
-See what the cache holds, check it, remove from it, keep in it.
-
-The configuration says which mirror is meant. While it runs, its admin API is asked; else the
-commands work on its directory. REF is an image as clients name it: alpine:3.20,
-docker.io/library/alpine:3.20, ghcr.io/org/app@sha256:…
-"""
+_ABOUT: Final = (
+    "See what the cache holds, check it, remove from it, keep in it.\n\n"
+    "The configuration says which mirror is meant. While it runs, its admin API is asked; else "
+    "the commands work on its directory. REF is an image as clients name it: alpine:3.20, "
+    "docker.io/library/alpine:3.20, ghcr.io/org/app@sha256:…"
+)
 _EXAMPLES: Final = "Examples: mirror cache ls 'ghcr.io/**' · mirror cache rm alpine:3.19 --dry-run"
 
 app = typer.Typer(name="cache", help=_ABOUT, epilog=f"{_EXAMPLES} · {EXIT_CODES}")
@@ -242,7 +241,7 @@ def rm(
         removed = cache.remove(meant, dry_run=dry_run)
     if output is Output.JSON:
         _write_json(removed)
-    else:
+    elif removed.images:
         from mirror.cli.cache_report import removed_text  # noqa: PLC0415 -- slow
 
         write(removed_text(removed))

@@ -11,7 +11,7 @@ import msgspec
 
 from mirror.domain.errors import MirrorError
 from mirror.domain.images import image_name
-from mirror.domain.manifests import LinkKind, Manifest, is_index, read_manifest
+from mirror.domain.manifests import LinkKind, Manifest, read_manifest
 from mirror.domain.names import Digest, Reference, Repository, Tag
 from mirror.store.facts import link_key, tag_key
 from mirror.store.index import object_key
@@ -89,8 +89,8 @@ class Withdrawal:
         return freed_bytes, busy
 
     async def _disclaim(self, repository: Repository, digest: Digest) -> None:
-        """Forget that a repository has a manifest, whoever else has it."""
-        keys = [link_key(repository, digest, LinkKind.MANIFEST)]
+        """Forget that a repository has an object, whoever else has it."""
+        keys = [link_key(repository, digest, kind) for kind in LinkKind]
 
         def work() -> None:
             with self._index.transaction():
@@ -115,6 +115,7 @@ class _Planning:
         self._plan = Plan()
         self._unlinked: Counter[str] = Counter()
         self._tags: dict[str, set[tuple[Repository, Tag]]] = {}
+        self._manifests: dict[Repository, dict[Digest, tuple[str, ...]]] = {}
 
     def plan(self, images: Iterable[Image]) -> Plan:
         for repository in self._store.refs.repositories():
@@ -125,12 +126,14 @@ class _Planning:
             digest = self._meant(repository, reference)
             if digest is None:
                 self._plan.missing.append(image_name(repository, reference))
-            elif self._is_pinned(repository, reference, digest):
+                continue
+            names = self._taken(repository, reference, digest)
+            if self._is_pinned(repository, {reference, *(tag for _, tag in names)}):
                 self._plan.pinned.append(image_name(repository, reference))
-            else:
-                self._plan.images.append(image_name(repository, reference))
-                self._take_names(repository, reference, digest)
-                roots.append((repository, digest))
+                continue
+            self._plan.images.append(image_name(repository, reference))
+            self._plan.tags |= names
+            roots.append((repository, digest))
         for repository, digest in roots:
             self._withdraw(repository, digest)
         return self._plan
@@ -142,53 +145,69 @@ class _Planning:
         is_here = str(repository) in self._owners(reference)
         return reference if is_here or self._named_in(repository, reference) else None
 
-    def _is_pinned(self, repository: Repository, reference: Reference, digest: Digest) -> bool:
-        if any(pin.names(repository, reference) for pin in self._store.pins.all):
-            return True
-        is_last = len(self._tags.get(str(digest), ())) <= 1 or isinstance(reference, Digest)
-        return is_last and str(digest) in self._store.pins.digests
-
-    def _take_names(self, repository: Repository, reference: Reference, digest: Digest) -> None:
-        """Take the tag away, or with a digest all tags of the repository that mean it."""
-        if isinstance(reference, Tag):
-            names = {(repository, reference)}
-        else:
-            names = self._named_in(repository, digest)
-        self._plan.tags |= names
+    def _is_pinned(self, repository: Repository, names: set[Reference]) -> bool:
+        return any(pin.names(repository, each) for pin in self._store.pins.all for each in names)
 
     def _named_in(self, repository: Repository, digest: Digest) -> set[tuple[Repository, Tag]]:
         return {each for each in self._tags.get(str(digest), ()) if each[0] == repository}
 
     def _withdraw(self, repository: Repository, digest: Digest) -> None:
-        """Take a manifest from a repository, and out of the cache if nobody else has it."""
-        text = str(digest)
-        left = self._tags.get(text, set()) - self._plan.tags
-        if any(each[0] == repository for each in left) or self._links(text):
+        """Take an object from a repository, and out of the cache if nobody else has it."""
+        if (repository, digest) in self._plan.claims or self._is_needed_in(repository, digest):
             return
         self._plan.claims.add((repository, digest))
-        claimed = {str(each) for each, of in self._plan.claims if of == digest}
-        if left or text in self._store.pins.digests or self._owners(digest) - claimed:
-            return
-        self._condemn(repository, digest)
-
-    def _condemn(self, repository: Repository, digest: Digest) -> None:
+        links = self._links_from(digest)
         row = self._row(str(digest))
-        if row is None or str(digest) in self._plan.objects:
-            return
-        self._plan.objects[str(digest)] = row.size_bytes
-        manifest = self._manifest(digest)
-        links = {link.digest: link for link in manifest.links} if manifest else {}
-        self._unlinked.update(str(each) for each in links)
+        if row is not None and self._is_free(digest):
+            self._plan.objects[str(digest)] = row.size_bytes
+            self._unlinked.update(links)
         for each in links:
-            if manifest is not None and is_index(manifest.media_type):
-                self._withdraw(repository, each)
-            elif not self._links(str(each)) and str(each) not in self._store.pins.digests:
-                self._condemn(repository, each)
+            self._withdraw(repository, Digest.parse(each))
+
+    def _is_needed_in(self, repository: Repository, digest: Digest) -> bool:
+        """Tell whether a tag, a manifest or a pin of the repository still wants an object."""
+        if self._named_in(repository, digest) - self._plan.tags:
+            return True
+        if str(digest) in self._store.pins.digests and self._store.pins.concern(repository):
+            return True
+        return any(
+            str(digest) in links and (repository, parent) not in self._plan.claims
+            for parent, links in self._manifests_of(repository).items()
+        )
+
+    def _is_free(self, digest: Digest) -> bool:
+        """Tell whether nobody else, here or in another repository, has an object."""
+        text = str(digest)
+        claimed = {str(each) for each, of in self._plan.claims if of == digest}
+        return not (
+            self._tags.get(text, set()) - self._plan.tags
+            or self._index.links_of(text) - self._unlinked[text] > 0
+            or text in self._store.pins.digests
+            or self._owners(digest) - claimed
+            or text in self._plan.objects
+        )
+
+    def _taken(
+        self, repository: Repository, reference: Reference, digest: Digest
+    ) -> set[tuple[Repository, Tag]]:
+        """Return the tag that goes, or with a digest all tags of the repository that mean it."""
+        if isinstance(reference, Tag):
+            return {(repository, reference)}
+        return self._named_in(repository, digest)
 
     # --- reading ---------------------------------------------------------------------------
 
-    def _links(self, digest: str) -> int:
-        return self._index.links_of(digest) - self._unlinked[digest]
+    def _manifests_of(self, repository: Repository) -> dict[Digest, tuple[str, ...]]:
+        """Return what each manifest of a repository links."""
+        if repository not in self._manifests:
+            refs = self._store.refs.all_manifests(repository)
+            self._manifests[repository] = {each: self._links_from(each) for each, _ in refs}
+        return self._manifests[repository]
+
+    def _links_from(self, digest: Digest) -> tuple[str, ...]:
+        manifest = self._manifest(digest)
+        links = manifest.links if manifest else ()
+        return tuple(dict.fromkeys(str(link.digest) for link in links))
 
     def _owners(self, digest: Digest) -> set[str]:
         row = self._row(str(digest))

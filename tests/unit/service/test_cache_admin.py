@@ -166,6 +166,43 @@ async def test_what_another_repository_has_stays_there(
     assert not upstream.requests
 
 
+async def test_a_pin_elsewhere_keeps_the_objects_and_not_the_tag(
+    mirror: Mirror, upstream: FakeRegistry
+) -> None:
+    upstream.push("library/other", ONE, ["one"])
+    await pull(mirror, "both")
+    await pull(mirror, repository="library/other")
+    await mirror.up.cache.pin("alpine:both")
+    removed = await mirror.up.cache.remove(["other:one"], dry_run=False)
+    assert (removed.images, removed.pinned) == (("docker.io/library/other:one",), ())
+    assert (removed.tags, removed.freed_bytes) == (1, 0)
+    usage = await mirror.up.cache.usage()
+    assert usage.repositories is not None
+    assert [each.repository for each in usage.repositories] == [NAME]
+    removed = await mirror.up.cache.remove([f"alpine@{BOTH.digest}"], dry_run=False)
+    assert removed.pinned == (f"{NAME}@{BOTH.digest}",)
+    assert (await mirror.get(manifest_path("both"))).cache_status.startswith("mirror; hit")
+
+
+async def test_a_repository_forgets_what_it_lost_though_another_one_has_it(
+    mirror: Mirror, upstream: FakeRegistry
+) -> None:
+    upstream.push("library/other", BOTH, ["both"])
+    await pull(mirror, "both")
+    await pull(mirror, "both", "library/other")
+    await mirror.up.cache.remove(["alpine:both"], dry_run=False)
+    # The blob first: a manifest that upstream answers for vouches for its blobs again.
+    for path in (blob_path(ONE.layers[0].digest), manifest_path(ONE.digest)):
+        upstream.clear()
+        await mirror.get(path)
+        assert upstream.requests, path
+    upstream.clear()
+    for each in (f"manifests/{ONE.digest}", f"blobs/{ONE.layers[0].digest}"):
+        assert (await mirror.get(f"/v2/library/other/{each}")).status == 200
+    assert not upstream.requests
+    assert (await checked(mirror.up.cache))[0] == []
+
+
 async def test_what_was_removed_is_fetched_again(mirror: Mirror, upstream: FakeRegistry) -> None:
     await pull(mirror)
     await mirror.up.cache.remove(["alpine:one"], dry_run=False)
