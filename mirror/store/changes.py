@@ -17,7 +17,7 @@ from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
 from mirror.settings import Policy
 from mirror.store.facts import Facts
-from mirror.store.index import Demand, Evicted, Index
+from mirror.store.index import Demand, Evicted, Index, object_key
 from mirror.store.layout import Layout
 from mirror.store.partials import Partials
 from mirror.store.removal import Removals
@@ -30,7 +30,11 @@ _log = get_logger("store")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a change touches."""
+    """What a change touches.
+
+    ``under_way`` are the digests that are being given their names; whoever removes or tidies
+    up leaves them alone.
+    """
 
     layout: Layout
     index: Index
@@ -42,6 +46,7 @@ class Parts:
     metrics: Metrics
     clock: Clock
     policies: Mapping[str, Policy]
+    under_way: Counter[str]
 
 
 class Changes:
@@ -53,8 +58,6 @@ class Changes:
         self._write_uses = write_uses
         self._commits: set[asyncio.Task[None]] = set()
         self._unsettled: list[str] = []
-        self.under_way: Counter[str] = Counter()
-        """Digests that are being given their names; whoever tidies up leaves them alone."""
         self._show_totals()
 
     def reservation(self, upstream: str) -> Reservation:
@@ -77,11 +80,12 @@ class Changes:
             self._parts.space.stored_by[added[0].upstream] += added[1]
             reservation.release()
 
-        self.under_way[commit.digest] += 1
+        under_way = self._parts.under_way
+        under_way[commit.digest] += 1
         try:
             await self._named(commit, publish, account)
         finally:
-            self.under_way -= Counter([commit.digest])
+            under_way -= Counter([commit.digest])  # of the same object, which others read
 
     async def _named(
         self,
@@ -101,14 +105,18 @@ class Changes:
             adding = write.start(self._parts.index.commit, commit, entry)
             row, _ = await self._accounted(adding, account)
         except OSError:
-            path = self._parts.layout.blob(Digest.parse(commit.digest))
-            await self._parts.pools.fill.run(path.unlink, missing_ok=True)
+            await write.run(self._remove_uncounted, commit.digest)
             self._unsettled.append(entry)
-            raise  # a file without a row would never be counted
+            raise
         finally:
             if file is not None:
                 file.close()
         await self._parts.facts.remember(commit, row)
+
+    def _remove_uncounted(self, digest: str) -> None:
+        """Remove a file that has no row: it would never be counted against the bound."""
+        if self._parts.index.get(object_key(digest), ObjectRow) is None:
+            self._parts.layout.blob(Digest.parse(digest)).unlink(missing_ok=True)
 
     async def settle(self) -> None:
         """Take out of the journal what did not come to pass, if need be at a later time."""
@@ -188,10 +196,10 @@ class Changes:
         return row.size_bytes if row else 0
 
     async def drop(self, digest: Digest, is_lost: Callable[[], bool]) -> bool:
-        """Forget an object whose file is not what it was, unless that has been put right."""
+        """Forget an object whose file is not what it was, unless that is being put right."""
 
         def remove() -> bool:
-            lost = is_lost()
+            lost = str(digest) not in self._parts.under_way and is_lost()
             if lost:
                 self._parts.layout.blob(digest).unlink(missing_ok=True)
             return lost

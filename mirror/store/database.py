@@ -133,6 +133,7 @@ class Database:
         try:
             with self._watched(), self._cache.transact():
                 yield
+                self._before_commit()
         except BaseException:
             self._start_over()
             raise
@@ -168,6 +169,9 @@ class Database:
             return bool(self._cache.add(place, digest.encode()))
 
     # --- inside ----------------------------------------------------------------------------
+
+    def _before_commit(self) -> None:
+        """Write what is held besides the rows; the last thing in a transaction."""
 
     def _reload(self) -> None:
         """Read again what is held of the rows besides them."""

@@ -75,7 +75,7 @@ class Index(Database):
         self._order = Order(self)
         self.counted: set[str] | None = None
         """What has been counted anew since somebody who counts himself made this a set."""
-        self._totals = self.get(_TOTALS, Totals) or Totals()
+        self._totals = self._written_totals = self.get(_TOTALS, Totals) or Totals()
 
     @property
     def totals(self) -> Totals:
@@ -147,7 +147,7 @@ class Index(Database):
             if row is None or not if_so():
                 return None
             self.delete([object_key(digest), row.place])
-            self._put_totals(self._totals.plus(row, -1))
+            self._totals = self._totals.plus(row, -1)
             self._drop_own_links(digest, row)
             for child in dict.fromkeys(children):
                 self._count(child, -1)
@@ -234,11 +234,12 @@ class Index(Database):
             return entry[0], None
 
     def _reload(self) -> None:
-        self._totals = self.row(_TOTALS, Totals) or Totals()
+        self._totals = self._written_totals = self.row(_TOTALS, Totals) or Totals()
 
-    def _put_totals(self, totals: Totals) -> None:
-        self.put(_TOTALS, totals)
-        self._totals = totals
+    def _before_commit(self) -> None:
+        if self._totals != self._written_totals:
+            self.put(_TOTALS, self._totals)
+            self._written_totals = self._totals
 
     def _add(self, commit: Commit) -> tuple[ObjectRow, int]:
         key, seen = object_key(commit.digest), commit.row
@@ -250,10 +251,10 @@ class Index(Database):
         if before is not None:
             self.put(key, row)
             if before.is_blob != row.is_blob:
-                self._put_totals(self._totals.plus(before, -1).plus(row, +1))
+                self._totals = self._totals.plus(before, -1).plus(row, +1)
             return row, 0
         row = self._order.place(commit.digest, row)
-        self._put_totals(self._totals.plus(row, +1))
+        self._totals = self._totals.plus(row, +1)
         return row, row.size_bytes
 
     def _drop_own_links(self, digest: str, row: ObjectRow) -> None:

@@ -21,15 +21,26 @@ _log = get_logger("store")
 
 
 class Removals:
-    """Removes objects that nobody uses; ``pinned`` tells which never go."""
+    """Removes objects that nobody uses.
+
+    ``pinned`` tells which never go, ``under_way`` which are just being given their names: a
+    commit that has been announced leaves its file alone until its row is written, and one
+    that is announced later waits in the index thread until we have done.
+    """
 
     def __init__(
-        self, layout: Layout, refs: Refs, index: Index, pinned: Callable[[], Collection[str]]
+        self,
+        layout: Layout,
+        refs: Refs,
+        index: Index,
+        pinned: Callable[[], Collection[str]],
+        under_way: Collection[str],
     ) -> None:
         self._layout = layout
         self._refs = refs
         self._index = index
         self._pinned = pinned
+        self._under_way = under_way
         self._condemned: dict[str, BinaryIO | None] = {}
 
     def evict(self, demand: Demand) -> Evicted:
@@ -53,10 +64,11 @@ class Removals:
 
     def condemn(self, digest: str, row: ObjectRow) -> Sequence[str] | None:
         """Claim an object's file; returns what it links, or ``None`` if it stays."""
-        if digest in self._pinned():
-            return None
         path = self._layout.blob(Digest.parse(digest))
-        file = open_exclusive(path)
+        is_lost = not path.exists()
+        if digest in self._under_way or (digest in self._pinned() and not is_lost):
+            return None
+        file = None if is_lost else open_exclusive(path)
         if file is None and path.exists():
             return None
         self._condemned[digest] = file

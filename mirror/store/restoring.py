@@ -40,8 +40,11 @@ class Restoring:
         if self._public is None:
             self._public = await pools.inspect.run(lambda: dict(self._linked_by_public()))
         commits = await pools.inspect.run(self._commits, digest)
-        for commit in commits:
-            await self._store.adopt(commit)
+        try:
+            for commit in commits:
+                await self._store.adopt(commit)
+        except FileNotFoundError:
+            return False  # somebody has removed it meanwhile
         return bool(commits)
 
     def _linked_by_public(self) -> Iterator[tuple[str, Repository]]:

@@ -7,6 +7,7 @@ finds in ``refs/`` who may see it.
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial as bound
@@ -25,7 +26,6 @@ from mirror.settings import Cache, Policy
 from mirror.store.changes import Changes, Parts
 from mirror.store.facts import Facts, link_key, manifest_links, tag_key
 from mirror.store.layout import Layout
-from mirror.store.locks import open_shared
 from mirror.store.partial import Partial
 from mirror.store.partials import Partials
 from mirror.store.pins import Pin, Pins
@@ -34,7 +34,7 @@ from mirror.store.refs import BlobRef, ManifestRef, Refs, TagRef
 from mirror.store.removal import Removals
 from mirror.store.rows import Commit, LinkRow, ObjectKind, ObjectRow, TagRow
 from mirror.store.space import Reservation, Space
-from mirror.store.stored import StoredObject, is_whole, open_whole
+from mirror.store.stored import StoredObject, is_whole, open_kept, open_whole
 from mirror.store.uses import Uses
 
 __all__ = ["Store", "StoredObject"]
@@ -95,17 +95,21 @@ class Store:
         self.space.stored_by.update(self._index.totals.upstreams)
         self.space.idle_bytes = lambda: self.partials.idle_bytes
         metrics.cache_bytes.set_function(lambda: self.space.used_bytes)
+        under_way: Counter[str] = Counter()
         self.parts = Parts(
             layout=self._layout,
             index=self._index,
             facts=self.facts,
             space=self.space,
             partials=self.partials,
-            removals=Removals(self._layout, self.refs, self._index, lambda: self.pins.digests),
+            removals=Removals(
+                self._layout, self.refs, self._index, lambda: self.pins.digests, under_way
+            ),
             pools=pools,
             metrics=metrics,
             clock=clock,
             policies=policies,
+            under_way=under_way,
         )
         self._changes = Changes(self.parts, self._write_uses)
 
@@ -183,14 +187,20 @@ class Store:
         is_by_manifest = link is not None and not link.answered_at
         is_here = await self.facts.object(digest) is not None
         owners: tuple[str, ...] = ()
+        note: Callable[[], None] = lambda: None  # noqa: E731 -- the other way to do it
         if is_here or not is_by_manifest or scope != ANONYMOUS_SCOPE:
             owners = (str(source),)
             ref = BlobRef(scope, size_bytes, now, fetched=True)
-            await self._pools.fill.run(self.refs.put_blob, source, digest, ref)
+            note = bound(self.refs.put_blob, source, digest, ref)
         row = ObjectRow(size_bytes, "blob", (scope,), now, owners, source.upstream)
         new = LinkRow(size_bytes, link.media_type if link else None, now)
         commit = Commit(str(digest), row, (link_key(source, digest, LinkKind.BLOB), new))
-        await self._changes.commit(commit, lambda: _published(partial), reservation)
+
+        def publish() -> None:
+            note()
+            partial.publish()  # it is locked itself until its last reader has gone
+
+        await self._changes.commit(commit, publish, reservation)
 
     async def answered_blob(
         self, repository: Repository, digest: Digest, scope: str, size_bytes: int | None
@@ -254,13 +264,17 @@ class Store:
         return await self._changes.drop(digest, is_lost)
 
     async def adopt(self, commit: Commit) -> None:
-        """Write the row of an object whose file stands where it belongs already."""
+        """Write the row of an object whose file stands where it belongs already.
+
+        Raises:
+            FileNotFoundError: it is gone, or going.
+        """
         path = self._layout.blob(Digest.parse(commit.digest))
-        await self._changes.commit(commit, lambda: open_shared(path), self.reservation(""))
+        await self._changes.commit(commit, lambda: open_kept(path), self.reservation(""))
 
     def is_under_way(self, digest: str) -> bool:
         """Return whether an object is being given its name now."""
-        return self._changes.under_way[digest] > 0
+        return digest in self.parts.under_way
 
     async def drop_tag(self, repository: Repository, tag: Tag) -> None:
         """Forget what a tag means."""
@@ -352,15 +366,13 @@ class Store:
         finally:
             reservation.release()
 
-    def _written_whole(
-        self, digest: Digest, content: bytes, note: Callable[[], None]
-    ) -> BinaryIO | None:
+    def _written_whole(self, digest: Digest, content: bytes, note: Callable[[], None]) -> BinaryIO:
         """Write an object's file; it is open, and so not evicted, until its row is written."""
         note()
         path = self._layout.blob(digest)
         if not is_whole(path, len(content)):
             self._layout.replace_file(path, content)
-        return open_shared(path)
+        return open_kept(path)
 
     async def _write_uses(self) -> None:
         """Write pending uses; one of an index is one of its images and their layers, too.
@@ -378,8 +390,3 @@ class Store:
         uses = self._uses.take_pending()
         if uses:
             await self._pools.index_write.run(self._index.touch, uses)
-
-
-def _published(partial: Partial) -> None:
-    """Give a partial its name; it is locked itself until its last reader has gone."""
-    partial.publish()

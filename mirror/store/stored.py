@@ -54,6 +54,14 @@ def is_whole(path: Path, size_bytes: int) -> bool:
         return False
 
 
+def open_kept(path: Path) -> BinaryIO:
+    """Open a file so that it is not removed; raises FileNotFoundError: it is gone, or going."""
+    file = open_shared(path)
+    if file is None:
+        raise FileNotFoundError(None, "an object is being removed", str(path))
+    return file
+
+
 def _open(path: Path, size_bytes: int) -> BinaryIO | None:
     file = open_shared(path)
     if file is None or os.fstat(file.fileno()).st_size == size_bytes:
