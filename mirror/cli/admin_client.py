@@ -13,7 +13,7 @@ from mirror.app import stopped_cache
 from mirror.service.cache_admin import CacheAdmin, PinFacts
 from mirror.settings import Settings
 from mirror.store.checking import Event
-from mirror.store.inventory import ImageFacts, Usage
+from mirror.store.inventory import ImageDetails, ImageFacts, Usage
 from mirror.store.layout import InUseError
 from mirror.store.sweep import Swept
 from mirror.store.withdrawal import Removed
@@ -45,6 +45,9 @@ class Cache(Protocol):
 
     def verify(self, *, repair: bool) -> Iterator[Event]:
         """Read everything again."""
+
+    def details(self, image: str) -> ImageDetails:
+        """Return what is known of one image."""
 
     def pins(self) -> list[PinFacts]:
         """Return all pins."""
@@ -133,6 +136,9 @@ class _Stopped:
         finally:
             self._run(events.aclose())
 
+    def details(self, image: str) -> ImageDetails:
+        return self._run(self._cache.details(image))
+
     def pins(self) -> list[PinFacts]:
         return self._run(self._cache.pins())
 
@@ -150,10 +156,11 @@ async def _next(events: AsyncGenerator[Event, None]) -> Event | None:
     return await anext(events, None)
 
 
-class _Running:
-    """Asks the running mirror."""
+class AdminClient:
+    """Asks the admin API of the running mirror."""
 
     def __init__(self, settings: Settings) -> None:
+        """Set up for the mirror of a configuration; nothing is asked yet."""
         self._directory = settings.cache.directory
         self._address = settings.server.admin_listen.local()
         self._headers = {CSRF_HEADER: "1"}
@@ -166,37 +173,7 @@ class _Running:
             if token.isprintable() and token:
                 self._headers["Authorization"] = f"Bearer {token}"
 
-    def images(self, patterns: Sequence[str], *, untagged: bool) -> list[ImageFacts]:
-        query = [("untagged", str(int(untagged))), *(("match", each) for each in patterns)]
-        return list(self._ask("GET", "/cache/images", Images, query).images)
-
-    def usage(self) -> Usage:
-        return self._ask("GET", "/cache", Usage, [("repositories", "1")])
-
-    def remove(self, references: Sequence[str], *, dry_run: bool) -> Removed:
-        query = [("dry_run", str(int(dry_run))), *(("ref", each) for each in references)]
-        return self._ask("DELETE", "/cache/images", Removed, query)
-
-    def collect(self, *, dry_run: bool) -> Swept:
-        return self._ask("POST", "/cache/gc", Swept, [("dry_run", str(int(dry_run)))])
-
-    def verify(self, *, repair: bool) -> Iterator[Event]:
-        with self._asked("POST", "/cache/verify", [("repair", str(int(repair)))]) as answer:
-            decoder = msgspec.json.Decoder[Event](Event)
-            while line := answer.readline():
-                yield decoder.decode(line)
-
-    def pins(self) -> list[PinFacts]:
-        return list(self._ask("GET", "/cache/pins", PinList).pins)
-
-    def pin(self, image: str, platforms: Sequence[str]) -> PinFacts:
-        wish = msgspec.json.encode(PinWish(image, tuple(platforms)))
-        return self._ask("POST", "/cache/pins", PinFacts, body=wish)
-
-    def unpin(self, image: str) -> str:
-        return self._ask("DELETE", "/cache/pins", Unpinned, [("image", image)]).image
-
-    def _ask(
+    def ask(
         self,
         method: str,
         path: str,
@@ -204,17 +181,19 @@ class _Running:
         query: Sequence[tuple[str, str]] = (),
         body: bytes | None = None,
     ) -> T:
-        with self._asked(method, path, query, body) as answer:
+        """Return the answer as a *kind*; raises ProblemError."""
+        with self.asked(method, path, query, body) as answer:
             return msgspec.json.decode(answer.read(), type=kind)
 
     @contextmanager
-    def _asked(
+    def asked(
         self,
         method: str,
         path: str,
         query: Sequence[tuple[str, str]],
         body: bytes | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
+        """Open an answer to read it as it comes; raises ProblemError."""
         connection = http.client.HTTPConnection(
             self._address.host, self._address.port, timeout=_CONNECT_SECONDS
         )
@@ -229,12 +208,57 @@ class _Running:
                 raise ProblemError(_problem(answer))
             yield answer
         except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
-            raise ProblemError(self._unreachable(error)) from None
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ProblemError(self.unreachable(reason)) from None
         finally:
             connection.close()
 
-    def _unreachable(self, error: Exception) -> Problem:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    def unreachable(self, reason: str) -> Problem:
+        """Return what to say when nothing sensible answers."""
+        return Problem(
+            "unreachable",
+            f"no mirror answers at http://{self._address} as it should: {reason}",
+            "this needs a running mirror: start it, or name its configuration (--config)",
+        )
+
+
+class _Running(AdminClient):
+    """Does it there."""
+
+    def details(self, image: str) -> ImageDetails:
+        return self.ask("GET", "/cache/image", ImageDetails, [("ref", image)])
+
+    def images(self, patterns: Sequence[str], *, untagged: bool) -> list[ImageFacts]:
+        query = [("untagged", str(int(untagged))), *(("match", each) for each in patterns)]
+        return list(self.ask("GET", "/cache/images", Images, query).images)
+
+    def usage(self) -> Usage:
+        return self.ask("GET", "/cache", Usage, [("repositories", "1")])
+
+    def remove(self, references: Sequence[str], *, dry_run: bool) -> Removed:
+        query = [("dry_run", str(int(dry_run))), *(("ref", each) for each in references)]
+        return self.ask("DELETE", "/cache/images", Removed, query)
+
+    def collect(self, *, dry_run: bool) -> Swept:
+        return self.ask("POST", "/cache/gc", Swept, [("dry_run", str(int(dry_run)))])
+
+    def verify(self, *, repair: bool) -> Iterator[Event]:
+        with self.asked("POST", "/cache/verify", [("repair", str(int(repair)))]) as answer:
+            decoder = msgspec.json.Decoder[Event](Event)
+            while line := answer.readline():
+                yield decoder.decode(line)
+
+    def pins(self) -> list[PinFacts]:
+        return list(self.ask("GET", "/cache/pins", PinList).pins)
+
+    def pin(self, image: str, platforms: Sequence[str]) -> PinFacts:
+        wish = msgspec.json.encode(PinWish(image, tuple(platforms)))
+        return self.ask("POST", "/cache/pins", PinFacts, body=wish)
+
+    def unpin(self, image: str) -> str:
+        return self.ask("DELETE", "/cache/pins", Unpinned, [("image", image)]).image
+
+    def unreachable(self, reason: str) -> Problem:
         return Problem(
             "unreachable",
             f"the cache {self._directory} is in use by a running mirror, but its admin API at "

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
@@ -21,7 +21,9 @@ from mirror.cli.options import (
     complain,
     load_settings,
     write,
+    write_json,
 )
+from mirror.cli.problems import problems
 from mirror.cli.tables import counted, human_age, human_size, table
 
 if TYPE_CHECKING:
@@ -51,27 +53,12 @@ def _cache(context: typer.Context, *, config: ConfigOption = None) -> None:  # n
 @contextmanager
 def _opened(config: Path | None) -> Iterator["Cache"]:
     settings = load_settings(config).settings
-    from mirror.cli.admin_client import ProblemError, open_cache  # noqa: PLC0415 -- slow
+    from mirror.cli.admin_client import open_cache  # noqa: PLC0415 -- slow
     from mirror.observe import logs  # noqa: PLC0415 -- slow
-    from mirror.service.cache_admin import RefusalCode, RefusedError  # noqa: PLC0415 -- slow
-    from mirror.store.layout import LayoutError  # noqa: PLC0415 -- slow
 
     logs.configure("console", "critical")  # what is wrong is our result, and said there
-    try:
-        with open_cache(settings) as cache:
-            yield cache
-    except (ProblemError, RefusedError) as error:
-        problem: Any = getattr(error, "problem", error)
-        complain(problem.message, *([problem.hint] if problem.hint else []))
-        misused = problem.code == RefusalCode.INVALID
-        raise typer.Exit(MISUSED if misused else FAILED) from None
-    except LayoutError as error:
-        complain(str(error))
-        raise typer.Exit(FAILED) from None
-
-
-def _write_json(result: object) -> None:
-    write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+    with problems(), open_cache(settings) as cache:
+        yield cache
 
 
 # --- looking ---------------------------------------------------------------------------------
@@ -100,7 +87,7 @@ def list_images(
     with _opened(config) as cache:
         images = cache.images(patterns or [], untagged=everything)
     if output is Output.JSON:
-        _write_json({"images": images})
+        write_json({"images": images})
     elif images:
         head = ("IMAGE", "DIGEST", "SIZE", "HERE", "PLATFORMS", "USED", "")
         from mirror.cli.cache_report import image_row  # noqa: PLC0415 -- slow
@@ -108,6 +95,46 @@ def list_images(
         write(table(head, [image_row(each) for each in images], right=(2, 3)))
     else:
         complain("nothing here matches" if patterns else "the cache has no images yet")
+
+
+@app.command(epilog=EXIT_CODES)
+def show(
+    reference: Annotated[str, typer.Argument(metavar="REF", help="An image.")],
+    *,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """Show one image: what it links, and what its tag meant over time."""
+    with _opened(config) as cache:
+        details = cache.details(reference)
+    if output is Output.JSON:
+        write_json(details)
+    else:
+        from mirror.cli.cache_report import details_text  # noqa: PLC0415 -- slow
+
+        write(details_text(details))
+
+
+@app.command(epilog=EXIT_CODES)
+def refresh(
+    references: Annotated[list[str], typer.Argument(metavar="REF...", help="Tags.")],
+    *,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """Ask upstream now what these tags mean; the mirror has to run."""
+    from mirror.cli.pull_commands import running  # noqa: PLC0415 -- slow
+
+    with running(config) as mirror:
+        refreshed = [mirror.refresh(each) for each in references]
+    if output is Output.JSON:
+        write_json({"images": refreshed})
+        return
+    for each in refreshed:
+        was = f", was {each.before}" if each.moved else "" if each.before else " (new here)"
+        write(f"{each.image} is {each.now}{was}")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -125,7 +152,7 @@ def du(
     with _opened(config) as cache:
         usage = cache.usage()
     if output is Output.JSON:
-        _write_json(usage)
+        write_json(usage)
         return
     rows = [
         (
@@ -211,7 +238,7 @@ def gc(
     with _opened(config) as cache:
         swept = cache.collect(dry_run=dry_run)
     if output is Output.JSON:
-        _write_json(swept)
+        write_json(swept)
     else:
         from mirror.cli.cache_report import swept_text  # noqa: PLC0415 -- slow
 
@@ -240,7 +267,7 @@ def rm(
             _ask(len(meant))
         removed = cache.remove(meant, dry_run=dry_run)
     if output is Output.JSON:
-        _write_json(removed)
+        write_json(removed)
     elif removed.images:
         from mirror.cli.cache_report import removed_text  # noqa: PLC0415 -- slow
 
@@ -298,15 +325,20 @@ def pin(
     output: OutputOption = Output.TEXT,
     json_output: JsonOption = False,  # noqa: ARG001 -- decides output
 ) -> None:
-    """Never evict these images, also those parts that come in later."""
+    """Never evict these images, also those parts that come in later.
+
+    With a tag and a digest (alpine:3.20@sha256:…) the tag is held: it means this digest here
+    whatever upstream says, until it is unpinned.
+    """
     with _opened(config) as cache:
         pinned = [cache.pin(each, platforms or []) for each in references]
     if output is Output.JSON:
-        _write_json({"pins": pinned})
+        write_json({"pins": pinned})
         return
     for each in pinned:
         later = "" if each.stored else " (it is not here yet: it stays once it has been pulled)"
-        write(f"{each.image} is pinned{later}")
+        held = f", held at {each.digest}" if each.held else ""
+        write(f"{each.image} is pinned{held}{later}")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -321,7 +353,7 @@ def unpin(
     with _opened(config) as cache:
         names = [cache.unpin(each) for each in references]
     if output is Output.JSON:
-        _write_json({"images": names})
+        write_json({"images": names})
         return
     for name in names:
         write(f"{name} is not pinned any more")
@@ -338,17 +370,18 @@ def pins(
     with _opened(config) as cache:
         found = cache.pins()
     if output is Output.JSON:
-        _write_json({"pins": found})
+        write_json({"pins": found})
     elif found:
         rows = [
             (
                 each.image,
                 ",".join(each.platforms) or "all",
                 human_age(time.time() - each.pinned_at),
+                f"held at {each.digest}" if each.held else "",
                 "here" if each.stored else "not here yet",
             )
             for each in found
         ]
-        write(table(("IMAGE", "PLATFORMS", "PINNED", ""), rows))
+        write(table(("IMAGE", "PLATFORMS", "PINNED", "", ""), rows))
     else:
         complain("nothing is pinned")

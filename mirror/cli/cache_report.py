@@ -5,7 +5,7 @@ from typing import Final
 
 from mirror.cli.tables import counted, human_age, human_size, table
 from mirror.store.checking import Progress
-from mirror.store.inventory import ImageFacts, Usage
+from mirror.store.inventory import ImageDetails, ImageFacts, Usage
 from mirror.store.sweep import Swept
 from mirror.store.withdrawal import Removed
 
@@ -79,3 +79,34 @@ def removed_text(removed: Removed) -> str:
     counts = f"{counted(removed.tags, 'tag')}, {counted(removed.objects, 'object')}"
     freed = "would be freed" if removed.dry_run else "freed"
     return "\n".join([*lines, f"{counts}; {human_size(removed.freed_bytes)} {freed}"])
+
+
+def details_text(details: ImageDetails) -> str:
+    """Return all that is known of one image."""
+    image, now = details.image, time.time()
+    name = image.repository + (f":{image.tag}" if image.tag else f"@{image.digest}")
+    lines = [
+        name,
+        f"digest     {image.digest}",
+        f"type       {image.media_type or 'not here'}",
+        f"size       {human_size(image.size_bytes or 0)}, {human_size(image.stored_bytes)} here",
+    ]
+    if details.confirmed_at is not None:
+        lines.append(f"confirmed  {human_age(now - details.confirmed_at)}")
+    if image.pinned:
+        lines.append("pinned     yes")
+    rows = [
+        (
+            each.digest,
+            each.platform or each.media_type or "",
+            human_size(each.size_bytes),
+            "here" if each.stored else "",
+        )
+        for each in details.parts
+    ]
+    if rows:
+        lines.append("\n" + table(("LINKS", "", "SIZE", ""), rows, right=(2,)))
+    if len(details.history) > 1:
+        meanings = [(each.digest, human_age(now - each.since)) for each in details.history]
+        lines.append("\n" + table(("THE TAG MEANT", "SINCE"), meanings))
+    return "\n".join(lines)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
+import msgspec
 import typer
 
 if TYPE_CHECKING:
@@ -92,3 +93,8 @@ def write(text: str) -> None:
     """Write a result to standard output, whatever characters it holds."""
     encoding = sys.stdout.encoding or "utf-8"
     typer.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def write_json(result: object) -> None:
+    """Write a result for programs."""
+    write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())

@@ -5,6 +5,7 @@ from typing import Final
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _AGES: Final = ((86400 * 365, "y"), (86400, "d"), (3600, "h"), (60, "m"))
+_MINUTE: Final = 60
 _STEP: Final = 1024
 _GAP: Final = "  "
 
@@ -31,12 +32,17 @@ def human_size(size_bytes: float) -> str:
     return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
 
 
-def human_age(seconds: float) -> str:
-    """Return how long ago something was: ``3h ago``."""
+def human_span(seconds: float) -> str:
+    """Return a length of time in its largest whole unit: ``43m``."""
     for length, unit in _AGES:
         if seconds >= length:
-            return f"{int(seconds // length)}{unit} ago"
-    return "just now"
+            return f"{int(seconds // length)}{unit}"
+    return f"{max(0, round(seconds))}s"
+
+
+def human_age(seconds: float) -> str:
+    """Return how long ago something was: ``3h ago``."""
+    return f"{human_span(seconds)} ago" if seconds >= _MINUTE else "just now"
 
 
 def counted(number: int, what: str, many: str = "") -> str:

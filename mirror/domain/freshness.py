@@ -6,8 +6,8 @@ Source: RFC 9111 section 4.2 for the lifetime, RFC 5861 section 4 for stale-if-e
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
@@ -15,38 +15,54 @@ IMMUTABLE: Final = math.inf
 """The lifetime, in seconds, of what never has to be asked for again."""
 
 
-class Verdict(Enum):
-    """What to do with what we remember."""
+class Age(StrEnum):
+    """How old is what we remember, in the terms of the policy."""
 
-    USE = auto()
+    FRESH = "fresh"
     """Young enough: answer from memory."""
-
-    ASK = auto()
-    """Ask upstream first; while upstream is in trouble, the memory will do."""
-
-    FORGET = auto()
-    """Too old to be shown to anyone: upstream or nothing."""
+    EXPIRING = "soon not fresh"
+    """Fresh, but within ``refresh_ahead`` of its end."""
+    STALE = "stale"
+    """Upstream has to be asked; while it is in trouble, the memory will do."""
+    OLD = "too old"
+    """Not to be shown to anyone: upstream or nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetime:
-    """For how long something is fresh, and for how long it is held in reserve after that."""
+    """For how long something is fresh, and for how long it is held in reserve after that.
+
+    Within ``refresh_ahead_seconds`` of its end, but for no more than the second half of its
+    life, it is asked for in the background.
+    """
 
     fresh_seconds: float
     stale_if_error_seconds: float
+    refresh_ahead_seconds: float = 0.0
 
-    def judge(self, age_seconds: float) -> Verdict:
-        """Return what to do with what upstream confirmed *age_seconds* ago.
+    @property
+    def is_immutable(self) -> bool:
+        """Whether it never has to be asked for again."""
+        return self.fresh_seconds == IMMUTABLE
+
+    def stretched(self, factor: float) -> "Lifetime":
+        """Return the same, but asked for so many times less often."""
+        return replace(self, fresh_seconds=self.fresh_seconds * factor)
+
+    def age(self, age_seconds: float) -> Age:
+        """Return how old it is what upstream confirmed *age_seconds* ago.
 
         A negative age (the wall clock was set back) is taken for stale, so that a jump of
         the clock costs one question and not a day of old tags.
         """
-        if self.fresh_seconds == IMMUTABLE or 0 <= age_seconds < self.fresh_seconds:
-            return Verdict.USE
+        if self.is_immutable:
+            return Age.FRESH
+        if 0 <= age_seconds < self.fresh_seconds:
+            ahead_seconds = min(self.refresh_ahead_seconds, self.fresh_seconds / 2)
+            is_fresh = age_seconds < self.fresh_seconds - ahead_seconds
+            return Age.FRESH if is_fresh else Age.EXPIRING
         since_fresh_seconds = max(0.0, age_seconds - self.fresh_seconds)
-        if since_fresh_seconds < self.stale_if_error_seconds:
-            return Verdict.ASK
-        return Verdict.FORGET
+        return Age.STALE if since_fresh_seconds < self.stale_if_error_seconds else Age.OLD
 
     def ttl_seconds(self, age_seconds: float) -> float:
         """Return how long it stays fresh; negative: for how long it has been stale."""

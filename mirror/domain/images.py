@@ -32,6 +32,11 @@ def parse_image(text: str, table: Table) -> tuple[Repository, Reference]:
     return route.repository, route.reference
 
 
+def names_tag(text: str) -> bool:
+    """Return whether the name of an image has a tag."""
+    return _split(text.partition("@")[0])[1] is not None
+
+
 def _split(name: str) -> tuple[str, str | None]:
     """Return name and tag; a colon before a slash belongs to a port."""
     rest, colon, tag = name.rpartition(":")

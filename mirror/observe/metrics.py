@@ -134,6 +134,20 @@ class Metrics:
             registry=registry,
         )
 
+        self.ratelimit_empty_in = Gauge(
+            "mirror_upstream_ratelimit_empty_in_seconds",
+            "When no pull is left at the rate of the last hour, as of the upstream's last "
+            "answer; +Inf if the number does not shrink.",
+            labels,
+            registry=registry,
+        )
+        self.immutable_tag_moved = Counter(
+            "mirror_immutable_tag_moved_total",
+            "Times an upstream said that a tag which the configuration calls immutable had moved.",
+            ["upstream"],
+            registry=registry,
+        )
+
     def _fills(self, registry: CollectorRegistry) -> None:
         self.fills_in_progress = Gauge(
             "mirror_fills_in_progress", "Blobs being downloaded now.", registry=registry
@@ -229,4 +243,5 @@ class Metrics:
         """Create the series of an upstream at zero: what exists can be alerted on."""
         self.upstream_bytes.labels(name)
         self.digest_mismatches.labels(name)
+        self.immutable_tag_moved.labels(name)
         self.forwarded_ranges.labels(name)

@@ -38,7 +38,7 @@ class Blobs:
         self._upstreams = upstreams
         self._fills = fills
         self._policies = policies
-        self._range_wait_seconds = range_wait_seconds
+        self.range_wait_seconds = range_wait_seconds
         self._flights: SingleFlight[tuple[Repository, Digest], int | None] = SingleFlight()
 
     async def open(self, repository: Repository, digest: Digest) -> tuple[Body, Served]:
@@ -160,7 +160,7 @@ class Blobs:
         may_have: bool,
     ) -> tuple[Body, Served]:
         fill, started = self._fills.board(scope, digest, repository, expected_bytes)
-        body = FillBody(fill, repository, self._fills.direct, self._range_wait_seconds)
+        body = FillBody(fill, repository, self._fills.direct, self.range_wait_seconds)
         try:
             await body.head()
             if not may_have and fill.first_byte_at is None:

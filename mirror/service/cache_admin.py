@@ -3,17 +3,18 @@
 The admin API and, while no mirror runs, the command line itself speak to this.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from enum import StrEnum
 
 import msgspec
 
 from mirror.domain.errors import MirrorError
-from mirror.domain.images import image_matches, image_name, parse_image
-from mirror.domain.names import Digest, Reference, Repository, Tag
+from mirror.domain.images import image_matches, image_name, names_tag, parse_image
+from mirror.domain.names import Digest, Reference, Repository, Tag, parse_reference
 from mirror.domain.routing import Table
 from mirror.store.checking import Check, Event
-from mirror.store.inventory import ImageFacts, Inventory, Usage
+from mirror.store.inventory import ImageDetails, ImageFacts, Inventory, Usage
+from mirror.store.pins import Pin
 from mirror.store.store import Store
 from mirror.store.sweep import Sweep, Swept
 from mirror.store.withdrawal import Removed, Withdrawal
@@ -40,7 +41,8 @@ class RefusedError(Exception):
 class PinFacts(msgspec.Struct, frozen=True):
     """An image that is never evicted; no platforms means all.
 
-    ``digest`` is what it means now, ``stored`` whether its manifest is here.
+    ``digest`` is what it means now, ``stored`` whether its manifest is here, ``held`` whether
+    the tag stays at it whatever upstream says.
     """
 
     image: str
@@ -48,12 +50,13 @@ class PinFacts(msgspec.Struct, frozen=True):
     pinned_at: float
     digest: str | None
     stored: bool
+    held: bool = False
 
 
 class CacheAdmin:
     """Looks after one store."""
 
-    def __init__(self, store: Store, table: Table, sweep: Sweep) -> None:
+    def __init__(self, store: Store, table: Callable[[], Table], sweep: Sweep) -> None:
         self._store = store
         self._table = table
         self._inventory = Inventory(store)
@@ -82,7 +85,7 @@ class CacheAdmin:
         upstream, _, name = image.repository.partition("/")
         repository = Repository(upstream, name)
         tag = None if image.tag is None else Tag(image.tag)
-        default = self._table.default
+        default = self._table().default
         return any(image_matches(each, repository, tag, image.digest, default) for each in patterns)
 
     # --- removing --------------------------------------------------------------------------
@@ -116,20 +119,16 @@ class CacheAdmin:
     async def pins(self) -> list[PinFacts]:
         """Return all pins, in order."""
         pins = sorted(self._store.pins.all, key=lambda pin: (pin.upstream, pin.repository))
-        return [
-            await self._pin_facts(
-                Repository(pin.upstream, pin.repository),
-                pin.reference,
-                pin.platforms,
-                pin.pinned_at,
-            )
-            for pin in pins
-        ]
+        return [await self._pin_facts(pin) for pin in pins]
 
     async def pin(self, text: str, platforms: Sequence[str] = ()) -> PinFacts:
         """Never evict an image, or those of its platforms; raises RefusedError."""
         repository, reference = self._parsed(text)
-        await self._store.pin(repository, reference, tuple(platforms))
+        held_at = None
+        if isinstance(reference, Digest) and names_tag(text):
+            held_at = reference
+            _, reference = self._parsed(text.partition("@")[0])
+        await self._store.pin(repository, reference, tuple(platforms), held_at)
         return next(
             each for each in await self.pins() if each.image == image_name(repository, reference)
         )
@@ -146,25 +145,46 @@ class CacheAdmin:
             )
         return name
 
-    async def _pin_facts(
-        self, repository: Repository, text: str, platforms: tuple[str, ...], pinned_at: float
-    ) -> PinFacts:
-        reference: Reference = Digest.parse(text) if ":" in text else Tag(text)
-        digest: str | None = text
-        if isinstance(reference, Tag):
+    async def _pin_facts(self, pin: Pin) -> PinFacts:
+        repository = Repository(pin.upstream, pin.repository)
+        reference = parse_reference(pin.reference)
+        digest = pin.digest or pin.reference
+        if isinstance(reference, Tag) and pin.digest is None:
             row = await self._store.facts.tag(repository, reference)
-            digest = row.digest if row else None
-        stored = digest is not None and await self._store.facts.object(Digest.parse(digest))
+            digest = row.digest if row else ""
+        stored = digest and await self._store.facts.object(Digest.parse(digest))
         return PinFacts(
-            image_name(repository, reference), platforms, pinned_at, digest, bool(stored)
+            image_name(repository, reference),
+            pin.platforms,
+            pin.pinned_at,
+            digest or None,
+            bool(stored),
+            pin.digest is not None,
         )
 
-    def _parsed(self, text: str) -> tuple[Repository, Reference]:
-        try:
-            return parse_image(text, self._table)
-        except MirrorError as error:
+    async def details(self, text: str) -> ImageDetails:
+        """Return what is known of one image; raises RefusedError."""
+        repository, reference = self._parsed(text)
+        details = await self._inventory.details(repository, reference)
+        if details is None:
             raise RefusedError(
-                RefusalCode.INVALID,
-                f"{text[:256]!r} does not name an image: {error}",
-                "write for example alpine:3.20, ghcr.io/org/app:v1 or …@sha256:…",
-            ) from None
+                RefusalCode.NOT_FOUND,
+                f"{image_name(repository, reference)} is not here",
+                "`mirror cache ls` lists what is",
+            )
+        return details
+
+    def _parsed(self, text: str) -> tuple[Repository, Reference]:
+        return parsed(text, self._table())
+
+
+def parsed(text: str, table: Table) -> tuple[Repository, Reference]:
+    """Read the name of an image; raises RefusedError."""
+    try:
+        return parse_image(text, table)
+    except MirrorError as error:
+        raise RefusedError(
+            RefusalCode.INVALID,
+            f"{text[:256]!r} does not name an image: {error}",
+            "write for example alpine:3.20, ghcr.io/org/app:v1 or …@sha256:…",
+        ) from None

@@ -1,23 +1,31 @@
-"""Fresh, revalidated, or stale because upstream is in trouble: one way for tags and lists."""
+"""Fresh, revalidated, or stale because upstream is in trouble: one way for tags and lists.
+
+What is done is decided in ``domain/decisions.py``; here it is carried out.
+"""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from mirror.domain.decisions import Action, Gone, Have, Situation, Upstream, decide
 from mirror.domain.errors import (
     IncompleteError,
+    ManifestUnknownError,
+    MirrorError,
+    NotFoundError,
     RateLimitedError,
     TroubleError,
     UpstreamTimeoutError,
 )
-from mirror.domain.freshness import IMMUTABLE, Lifetime, Verdict
+from mirror.domain.freshness import Age, Lifetime
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Result
 from mirror.service.served import Served, reason_of
 from mirror.settings import Timeouts
 
 T = TypeVar("T")
+OFFLINE = "policy.mode is offline"
 _log = get_logger("service")
 
 
@@ -42,72 +50,131 @@ class Asking(Generic[T]):
     joined: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On what terms something is served.
+
+    ``trouble`` is why there is no use in asking upstream now, if there is none.
+    """
+
+    lifetime: Lifetime
+    timeouts: Timeouts
+    trouble: TroubleError | None = None
+    is_offline: bool = False
+    gone: Gone = Gone.TELL
+
+
+@dataclass(frozen=True, slots=True)
+class Case(Generic[T]):
+    """One request: what is held, on what terms, and what it is called in the log."""
+
+    held: Held[T] | None
+    terms: Terms
+    what: str
+
+    def situation(self, upstream: Upstream | None = None) -> Situation:
+        """Return what the decision depends on; *upstream* is its answer, if it was asked."""
+        terms, held = self.terms, self.held
+        if upstream is None:
+            upstream = Upstream.READY if terms.trouble is None else Upstream.UNAVAILABLE
+            upstream = Upstream.OFFLINE if terms.is_offline else upstream
+        if held is None:
+            return Situation(Have.NOTHING, Age.OLD, upstream, terms.gone)
+        have = Have.WHOLE if held.is_whole else Have.PART
+        return Situation(have, terms.lifetime.age(held.age_seconds), upstream, terms.gone)
+
+    @property
+    def ttl_seconds(self) -> float | None:
+        """How long what is held stays fresh; ``None``: for ever."""
+        lifetime = self.terms.lifetime
+        if lifetime.is_immutable or self.terms.is_offline or self.held is None:
+            return None
+        return lifetime.ttl_seconds(self.held.age_seconds)
+
+
 async def freshened(
-    held: Held[T] | None,
-    lifetime: Lifetime,
-    timeouts: Timeouts,
-    ask: Callable[[], Asking[T]],
-    what: str,
+    case: Case[T], ask: Callable[[], Asking[T]], refresh: Callable[[], object]
 ) -> tuple[T, Served]:
     """Return what is held while it is fresh; else what upstream says, if it says so in time.
 
     A usable copy is never kept waiting for longer than ``timeouts.revalidate``: the question
     goes on without the caller (DESIGN, invariant 9).
 
+    Args:
+        case: What is held, and on what terms.
+        ask: Begins to ask upstream, or joins who does.
+        refresh: The same, in the background and although it is fresh.
+
     Raises:
         MirrorError: upstream's own word, or trouble without a usable copy.
     """
-    if held is not None and is_fresh(held, lifetime):
-        return held.value, Served(Result.HIT, _ttl(lifetime, held))
-    verdict = Verdict.FORGET if held is None else lifetime.judge(held.age_seconds)
-    usable = held if held is not None and held.is_whole and verdict is Verdict.ASK else None
-    asking = ask()
-    limit_seconds = timeouts.revalidate_seconds if usable else timeouts.response_seconds
+    action = decide(case.situation())
+    if action in {Action.ASK, Action.REVALIDATE}:
+        return await _asked(case, ask, is_usable=action is Action.REVALIDATE)
+    if action is Action.SERVE_AND_REFRESH:
+        refresh()
+    return _ended(case, action, case.terms.trouble)
+
+
+async def _asked(
+    case: Case[T], ask: Callable[[], Asking[T]], *, is_usable: bool
+) -> tuple[T, Served]:
+    asking, timeouts, held = ask(), case.terms.timeouts, case.held
+    limit_seconds = timeouts.revalidate_seconds if is_usable else timeouts.response_seconds
+    error: MirrorError
     try:
         value = await asyncio.wait_for(asyncio.shield(asking.task), limit_seconds)
     except TimeoutError:
-        return _stale(held, usable, lifetime, UpstreamTimeoutError(what), what)
-    except TroubleError as error:
-        return _stale(held, usable, lifetime, error, what)
-    if held is not None and value == held.value:
-        return value, Served(Result.REVALIDATED, lifetime.fresh_seconds, "stale")
-    result = Result.JOINED if asking.joined else Result.MISS
-    return value, Served(result, _ttl(lifetime, Held(value, 0)), "stale" if held else "uri-miss")
+        error, answer = UpstreamTimeoutError(case.what), Upstream.TROUBLE
+    except TroubleError as trouble:
+        error, answer = trouble, Upstream.TROUBLE
+    except NotFoundError as gone:
+        error, answer = gone, Upstream.GONE
+    except MirrorError as refusal:
+        error, answer = refusal, Upstream.REFUSES
+    else:
+        if held is not None and value == held.value:
+            lifetime = case.terms.lifetime
+            ttl_seconds = None if lifetime.is_immutable else lifetime.fresh_seconds
+            return value, Served(Result.REVALIDATED, ttl_seconds, "stale")
+        result = Result.JOINED if asking.joined else Result.MISS
+        new = Case(Held(value, 0), case.terms, case.what)
+        return value, Served(result, new.ttl_seconds, "stale" if held else "uri-miss")
+    return _ended(case, decide(case.situation(answer)), error)
 
 
-def is_fresh(held: Held[T], lifetime: Lifetime) -> bool:
-    """Tell whether what is held may be served without asking.
+def is_settled(held: Held[T], lifetime: Lifetime) -> bool:
+    """Tell whether there is no need to ask about what is held.
 
     Whoever asks looks once more before the question goes out: an earlier one may have ended
     since the caller looked, and a herd must not ask twice (DESIGN, invariant 2).
     """
-    return held.is_whole and lifetime.judge(held.age_seconds) is Verdict.USE
+    return held.is_whole and lifetime.age(held.age_seconds) is Age.FRESH
 
 
-def _stale(
-    held: Held[T] | None,
-    usable: Held[T] | None,
-    lifetime: Lifetime,
-    error: TroubleError,
-    what: str,
-) -> tuple[T, Served]:
-    if usable is None:
-        if held is not None and not held.is_whole:
-            raise incomplete(error, what) from None
-        raise error.with_traceback(None)  # it may be shared with others who asked
-    _log.warning("served stale", what=what, age_seconds=usable.age_seconds, reason=str(error))
-    served = Served(Result.STALE, _ttl(lifetime, usable), "stale", reason_of(error))
-    return usable.value, served
+def _ended(case: Case[T], action: Action, error: MirrorError | None) -> tuple[T, Served]:
+    """Serve what is held, or raise what stands in the way."""
+    held = case.held
+    match action:
+        case Action.FAIL_MISSING:
+            raise ManifestUnknownError(f"{case.what} is not in the cache, and {OFFLINE}")
+        case Action.FAIL_INCOMPLETE:
+            raise incomplete(error, case.what) from None
+        case _ if held is not None and action in {Action.SERVE, Action.SERVE_AND_REFRESH}:
+            return held.value, Served(Result.HIT, case.ttl_seconds)
+        case Action.SERVE_STALE if held is not None and error is not None:
+            _log.warning(
+                "served stale", what=case.what, age_seconds=held.age_seconds, reason=str(error)
+            )
+            return held.value, Served(Result.STALE, case.ttl_seconds, "stale", reason_of(error))
+        case _ if error is not None:
+            raise error.with_traceback(None)  # it may be shared with others who asked
+        case _:
+            raise AssertionError(f"no row of the table leads to {action} here")
 
 
-def incomplete(error: TroubleError, what: str) -> TroubleError:
+def incomplete(error: MirrorError | None, what: str) -> MirrorError:
     """Return why something that is here is not served although upstream is in trouble."""
     if isinstance(error, RateLimitedError):
         return error.with_traceback(None)
-    return IncompleteError(what, str(error))
-
-
-def _ttl(lifetime: Lifetime, held: Held[T]) -> float | None:
-    if lifetime.fresh_seconds == IMMUTABLE:
-        return None
-    return lifetime.ttl_seconds(held.age_seconds)
+    return IncompleteError(what, OFFLINE if error is None else str(error))

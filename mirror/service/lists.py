@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mirror.domain.errors import NotFoundError, OverloadedError, UpstreamTroubleError
+from mirror.domain.errors import (
+    NameUnknownError,
+    NotFoundError,
+    OverloadedError,
+    UpstreamTroubleError,
+)
 from mirror.domain.media import OCI_INDEX
 from mirror.domain.names import Digest, Repository, fallback_tag
 from mirror.domain.pages import Query, cut, ignored_paging, next_query, page_size
@@ -17,13 +22,13 @@ from mirror.observe.metrics import Result
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pool
 from mirror.runtime.single_flight import SingleFlight
-from mirror.service.freshening import Asking, Held, freshened, is_fresh
+from mirror.service.freshening import OFFLINE, Asking, Case, Held, Terms, freshened, is_settled
 from mirror.service.manifests import Manifests
 from mirror.service.policies import Policies
 from mirror.service.served import Served
 from mirror.store.rows import DocumentRow
 from mirror.store.store import Store
-from mirror.upstream.registry import Document
+from mirror.upstream.reading import Document
 from mirror.upstream.upstreams import Upstreams
 
 _log = get_logger("service")
@@ -70,6 +75,8 @@ class Lists:
         self._policies.check(repository)
         if page_size(query) == 0:
             return _tags(repository.name, [], None), Served(Result.HIT)
+        if self._policies.is_offline(repository):
+            return await self._known_tags(repository, query), Served(Result.HIT)
         return await self._list(
             repository, "tags/list", query, lambda: self._fetch_tags(repository, query)
         )
@@ -108,7 +115,7 @@ class Lists:
 
         async def fetch_and_keep() -> Listing:
             held = await self._held(repository, name, query)
-            if held is not None and is_fresh(held, self._policies.listing(repository)):
+            if held is not None and is_settled(held, self._policies.listing(repository)):
                 return held.value
             async with self._upstreams.of(repository).deadline():
                 listing = await fetch()
@@ -119,13 +126,14 @@ class Lists:
             joined = self._flights.is_running(key)
             return Asking(self._flights.start(key, fetch_and_keep), joined)
 
-        return await freshened(
-            await self._held(repository, name, query),
-            self._policies.listing(repository),
-            self._policies.of(repository).timeouts,
-            ask,
-            f"{repository} {name}",
+        terms = Terms(
+            lifetime=self._policies.listing(repository),
+            timeouts=self._policies.of(repository).timeouts,
+            trouble=self._upstreams.of(repository).trouble(repository),
+            is_offline=self._policies.is_offline(repository),
         )
+        held = await self._held(repository, name, query)
+        return await freshened(Case(held, terms, f"{repository} {name}"), ask, ask)
 
     async def _held(self, repository: Repository, name: str, query: Query) -> Held[Listing] | None:
         row = await self._store.facts.document(repository, name, query)
@@ -158,6 +166,15 @@ class Lists:
         await self._store.facts.put_document(repository, name, query, row)
 
     # --- tags --------------------------------------------------------------------------------
+
+    async def _known_tags(self, repository: Repository, query: Query) -> Listing:
+        """Return the tags that are known here: an offline mirror has nobody to ask."""
+        known = await self._pool.run(lambda: list(self._store.refs.all_tags(repository)))
+        names = sorted(tag.name for tag, _ in known)
+        if not names:
+            raise NameUnknownError(f"{repository} is not in the cache, and {OFFLINE}")
+        page, more = cut(names, page_size(query), dict(query).get("last"))
+        return _tags(repository.name, page, _next_page(query, page) if more else None)
 
     async def _fetch_tags(self, repository: Repository, query: Query) -> Listing:
         document = await self._upstreams.of(repository).get_list(

@@ -1,16 +1,21 @@
 """What a tag or digest means, and the manifest it names."""
 
 import asyncio
+from functools import partial as bound
 from typing import Final
 
+from mirror.domain.decisions import Gone
 from mirror.domain.errors import (
     ContentMismatchError,
     MirrorError,
     NotFoundError,
     OverloadedError,
+    RateLimitedError,
     TroubleError,
     UpstreamTroubleError,
 )
+from mirror.domain.freshness import IMMUTABLE, Lifetime
+from mirror.domain.images import image_name
 from mirror.domain.manifests import MANIFEST_MAX_BYTES, LinkKind, Manifest, read_manifest
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Reference, Repository, Tag
 from mirror.observe.logs import get_logger
@@ -19,16 +24,25 @@ from mirror.runtime.clock import Clock
 from mirror.runtime.recent import MemoryTier, Recent
 from mirror.runtime.single_flight import SingleFlight
 from mirror.service.completeness import Completeness
-from mirror.service.freshening import Asking, Held, freshened, incomplete, is_fresh
+from mirror.service.freshening import (
+    Asking,
+    Case,
+    Held,
+    Terms,
+    freshened,
+    incomplete,
+    is_settled,
+)
 from mirror.service.policies import Policies
 from mirror.service.served import Served
 from mirror.store.rows import TagRow
 from mirror.store.store import Store
-from mirror.upstream.registry import ManifestBody
+from mirror.upstream.reading import ManifestBody
 from mirror.upstream.upstreams import Upstreams
 
 _SEEN_ALIVE_SECONDS: Final = 30.0
 _HISTORY_MAX_ENTRIES: Final = 100
+_FOR_EVER: Final = Lifetime(fresh_seconds=IMMUTABLE, stale_if_error_seconds=0)
 _log = get_logger("service")
 
 
@@ -71,6 +85,8 @@ class Manifests:
                 return await self._by_digest(repository, reference)
             return await self._by_tag(repository, reference)
         except NotFoundError as error:
+            if self._policies.is_offline(repository):
+                raise  # what is imported is there at once
             ttl_seconds = self._policies.of(repository).negative_ttl_seconds
             await self._missing.put((repository, reference), error, ttl_seconds=ttl_seconds)
             raise
@@ -85,6 +101,8 @@ class Manifests:
         held = await self._local(repository, digest)
         if held is not None and await self._is_whole(repository, held):
             return held, Served(Result.HIT)
+        if held is not None and self._policies.is_offline(repository):
+            raise incomplete(None, f"{repository}@{digest}")
         asking = self._ask(repository, digest)
         try:
             async with self._upstreams.of(repository).deadline():
@@ -119,13 +137,58 @@ class Manifests:
     # --- by tag ------------------------------------------------------------------------------
 
     async def _by_tag(self, repository: Repository, tag: Tag) -> tuple[Manifest, Served]:
-        return await freshened(
-            await self._held(repository, tag),
-            self._policies.tag(repository, tag),
-            self._policies.of(repository).timeouts,
-            lambda: self._ask(repository, tag),
-            f"{repository}:{tag}",
+        held_at = self._store.pins.held_at(repository, tag)
+        if held_at is not None:
+            return await self._by_digest(repository, held_at)
+        ask = bound(self._ask, repository, tag)
+        return await freshened(await self.case(repository, tag), ask, ask)
+
+    async def case(self, repository: Repository, reference: Reference) -> Case[Manifest]:
+        """Return what is here, and on what terms it would be served now."""
+        held: Held[Manifest] | None = None
+        if isinstance(reference, Tag):
+            held, lifetime = await self._held(repository, reference), None
+        else:
+            manifest, lifetime = await self._local(repository, reference), _FOR_EVER
+            if manifest is not None:
+                held = Held(manifest, 0, await self._is_whole(repository, manifest))
+        terms = self._terms(repository, reference, lifetime)
+        return Case(held, terms, image_name(repository, reference))
+
+    async def refresh(self, repository: Repository, tag: Tag) -> Manifest:
+        """Ask upstream what a tag means, however fresh it is; raises as ``resolve`` does."""
+        self._policies.check(repository)
+        await self._missing.drop((repository, tag))
+        key: tuple[Repository, Reference] = (repository, tag)
+        return await self._flights.do(key, lambda: self._meaning(repository, tag))
+
+    def _terms(
+        self, repository: Repository, reference: Reference, lifetime: Lifetime | None
+    ) -> Terms:
+        policy = self._policies.of(repository)
+        keeps = policy.on_upstream_gone == "serve" or self._store.pins.has(repository, reference)
+        if isinstance(reference, Tag):
+            lifetime = self._lifetime(repository, reference)
+        return Terms(
+            lifetime=lifetime or _FOR_EVER,
+            timeouts=policy.timeouts,
+            trouble=self._upstreams.of(repository).trouble(repository),
+            is_offline=self._policies.is_offline(repository),
+            gone=Gone.SERVE if keeps else Gone.TELL,
         )
+
+    def _lifetime(self, repository: Repository, tag: Tag) -> Lifetime:
+        """Return for how long a tag may be used: longer while few pulls are left."""
+        lifetime = self._policies.tag(repository, tag)
+        if not self._is_short_of_pulls(repository):
+            return lifetime
+        return lifetime.stretched(self._policies.of(repository).rate_limit.stretch)
+
+    def _is_short_of_pulls(self, repository: Repository) -> bool:
+        budget = self._upstreams.of(repository).budget(repository)
+        if budget is None:
+            return False
+        return self._policies.is_sparing(repository, budget.share(self._clock.wall()))
 
     async def _held(self, repository: Repository, tag: Tag) -> Held[Manifest] | None:
         row = await self._store.facts.tag(repository, tag)
@@ -161,17 +224,43 @@ class Manifests:
     async def _tag(self, repository: Repository, tag: Tag) -> Manifest:
         """Ask what a tag means: a HEAD costs nothing of Docker Hub's budget (PROTOCOL C13)."""
         held = await self._held(repository, tag)
-        if held is not None and is_fresh(held, self._policies.tag(repository, tag)):
+        if held is not None and is_settled(held, self._lifetime(repository, tag)):
             return held.value
+        return await self._meaning(repository, tag)
+
+    async def _meaning(self, repository: Repository, tag: Tag) -> Manifest:
         registry = self._upstreams.of(repository)
         async with registry.deadline():
             head = await registry.head_manifest(repository, tag)
             if head is None or head.digest is None:
                 manifest = await self._fetch(repository, tag)
             else:
-                manifest = await self._named(repository, tag, head.digest, head.media_type)
+                first = await self._seen_first(repository, tag, head.digest)
+                manifest = first or await self._named(repository, tag, head.digest, head.media_type)
         await self._remember(repository, tag, manifest.digest)
         return manifest
+
+    async def _seen_first(
+        self, repository: Repository, tag: Tag, digest: Digest
+    ) -> Manifest | None:
+        """Return what an immutable tag meant first, if it has moved and that can be had."""
+        row = await self._store.facts.tag(repository, tag)
+        is_immutable = self._policies.tag(repository, tag).is_immutable
+        if row is None or row.digest == str(digest) or not is_immutable:
+            return None
+        self._metrics.immutable_tag_moved.labels(repository.upstream).inc()
+        _log.warning(
+            "an immutable tag has moved upstream; it is served as first seen",
+            what=f"{repository}:{tag}",
+            first=row.digest,
+            moved_to=str(digest),
+        )
+        first = Digest.parse(row.digest)
+        try:
+            held = await self._local(repository, first)
+            return held or await self._fetch_digest(repository, first, head_first=False)
+        except NotFoundError:
+            return None  # upstream has it no more: its word is all there is
 
     async def _named(
         self, repository: Repository, tag: Tag, digest: Digest, media_type: str | None
@@ -214,6 +303,12 @@ class Manifests:
         return manifest
 
     async def _fetch(self, repository: Repository, reference: Reference) -> Manifest:
+        reserve = self._policies.of(repository).rate_limit.reserve
+        if reserve and self._is_short_of_pulls(repository):
+            _log.warning(
+                "a pull is left to policy.rate_limit.reserve", what=f"{repository} {reference}"
+            )
+            raise RateLimitedError(repository.upstream)
         body = await self._upstreams.of(repository).get_manifest(repository, reference)
         digest = self._verified(repository, reference, body)
         manifest = read_manifest(body.content, body.content_type, digest)

@@ -12,12 +12,32 @@ class Policies:
     """The effective policies of all upstreams."""
 
     def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
+        self.reload(upstreams)
+
+    def reload(self, upstreams: Mapping[str, Upstream]) -> None:
+        """Go over to the policies of a new configuration."""
         self._policies = {name: upstream.policy for name, upstream in upstreams.items()}
         self._rules = {name: _rules(policy) for name, policy in self._policies.items()}
 
     def of(self, repository: Repository) -> Policy:
         """Return the policy of the repository's upstream."""
         return self._policies[repository.upstream]
+
+    def named(self, upstream: str) -> Policy:
+        """Return the policy of an upstream."""
+        return self._policies[upstream]
+
+    def waits(self, upstream: str) -> bool:
+        """Return whether clients are told to wait when an upstream limits our rate."""
+        return self._policies[upstream].on_rate_limit == "wait"
+
+    def believed_by(self, repository: Repository, tag: Tag) -> str:
+        """Return what in the configuration says for how long a tag is believed."""
+        name = f"{repository.name}:{tag}"
+        for rule in self._rules[repository.upstream]:
+            if matches(rule.pattern, name):
+                return f"policy.tag_rules {rule.pattern}"
+        return "policy.tag_ttl"
 
     def check(self, repository: Repository) -> None:
         """Raise DeniedError unless the configuration lets the repository be pulled."""
@@ -39,7 +59,18 @@ class Policies:
                 tag.name,
             ),
             stale_if_error_seconds=policy.stale_if_error_seconds,
+            refresh_ahead_seconds=policy.refresh_ahead_seconds,
         )
+
+    def is_offline(self, repository: Repository) -> bool:
+        """Return whether the repository's upstream is never asked."""
+        return self.of(repository).mode == "offline"
+
+    def is_sparing(self, repository: Repository, share: float) -> bool:
+        """Return whether a budget with such a share left is kept for other repositories."""
+        limit = self.of(repository).rate_limit
+        names = (repository.name, str(repository))
+        return share < limit.low_water and not _any(limit.reserve, names)
 
     def useful_seconds(self, repository: Repository, tag: Tag | None) -> float:
         """Return how long an answer of upstream is of any use, for a tag or for the rest.

@@ -6,6 +6,7 @@ from typing import Literal
 from mirror.domain.errors import (
     CredentialRefusedError,
     MirrorError,
+    NotFoundError,
     RateLimitedError,
     UpstreamTimeoutError,
 )
@@ -34,6 +35,8 @@ class Served:
 def reason_of(error: MirrorError) -> str:
     """Return a token that names what was wrong with upstream."""
     match error:
+        case NotFoundError():
+            return "gone-upstream"
         case RateLimitedError():
             return "rate-limited"
         case UpstreamTimeoutError():

@@ -54,23 +54,23 @@ class Timeouts(Section):
 class Policy(Section):
     """What is served, and how fresh it is."""
 
-    mode: Annotated[Literal["online", "offline", "deny"], Later(("offline",))] = "online"
+    mode: Literal["online", "offline", "deny"] = "online"
     """`offline` never asks upstream, whatever the age; `deny` serves nothing."""
     tag_ttl_seconds: Duration = 600
     """How long a tag is believed before upstream is asked again."""
     tag_rules: tuple[TagRule, ...] = ()
     """Exceptions from `tag_ttl`; the first match decides."""
-    refresh_ahead_seconds: Annotated[Duration, Later()] = 0
+    refresh_ahead_seconds: Duration = 0
     """Popular tags are asked again this long before they expire."""
     negative_ttl_seconds: Duration = 10
     """How long "there is no such thing" is believed."""
     stale_if_error_seconds: Duration = 7 * DAY_SECONDS
     """For how long after its expiry a tag is served while upstream is in trouble; 0 is never."""
-    on_upstream_gone: Annotated[Literal["pass", "serve"], Later()] = "pass"
+    on_upstream_gone: Literal["pass", "serve"] = "pass"
     """When upstream says 404 for a known tag: `pass` that on, or `serve` the last digest."""
-    on_rate_limit: Annotated[Literal["failover", "wait"], Later(("wait",))] = "failover"
+    on_rate_limit: Literal["failover", "wait"] = "failover"
     """Answer so that clients go elsewhere (503), or so that they wait (429)."""
-    rate_limit: Annotated[RateLimit, Later()] = RateLimit()
+    rate_limit: RateLimit = RateLimit()
     """How the pull budget of an upstream is stretched."""
     access: Annotated[Literal["shared", "verify"], Later()] = "shared"
     """`verify` asks upstream with the caller's own credential."""

@@ -6,7 +6,7 @@ accounted for.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeVar
 
@@ -45,7 +45,7 @@ class Parts:
     pools: Pools
     metrics: Metrics
     clock: Clock
-    policies: Mapping[str, Policy]
+    policies: dict[str, Policy]
     under_way: Counter[str]
 
 

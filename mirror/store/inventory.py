@@ -14,11 +14,12 @@ import msgspec
 
 from mirror.domain.errors import MirrorError
 from mirror.domain.manifests import Manifest, is_index, read_manifest
-from mirror.domain.names import Digest, Repository
+from mirror.domain.names import Digest, Reference, Repository, Tag
 from mirror.runtime.steps import in_steps
+from mirror.store.facts import tag_key
 from mirror.store.index import object_key
 from mirror.store.refs import ManifestRef
-from mirror.store.rows import ObjectRow
+from mirror.store.rows import ObjectRow, TagRow
 from mirror.store.store import Store
 
 _DEPTH_MAX: Final = 4
@@ -50,6 +51,32 @@ class ImageFacts(msgspec.Struct, frozen=True):
     platforms: tuple[str, ...]
     used_at: float | None
     pinned: bool
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What a manifest links: a layer, a config, or the image of a platform."""
+
+    digest: str
+    media_type: str | None
+    platform: str | None
+    size_bytes: int
+    stored: bool
+
+
+class Meaning(msgspec.Struct, frozen=True):
+    """What a tag meant, and since when (seconds since the epoch)."""
+
+    digest: str
+    since: float
+
+
+class ImageDetails(msgspec.Struct, frozen=True):
+    """An image with what it links, and what its tag meant over time, the latest first."""
+
+    image: ImageFacts
+    confirmed_at: float | None
+    history: tuple[Meaning, ...]
+    parts: tuple[Part, ...]
 
 
 class UpstreamUsage(msgspec.Struct, frozen=True):
@@ -122,6 +149,11 @@ class Inventory:
         )
         return [image async for image in in_steps(self._pool, found)]
 
+    async def details(self, repository: Repository, reference: Reference) -> ImageDetails | None:
+        """Return what is known of one image; ``None``: nothing."""
+        await self._store.flush()
+        return await self._pool.run(self._details, repository, reference)
+
     def totals(self) -> Usage:
         """Return how full the cache is; asks nobody."""
         space, totals = self._store.space, self._index.totals
@@ -176,6 +208,33 @@ class Inventory:
         for digest in refs if untagged else ():
             if str(digest) not in named:
                 yield from self._image(repository, None, str(digest), refs, memory)
+
+    def _details(self, repository: Repository, reference: Reference) -> ImageDetails | None:
+        row = None
+        if isinstance(reference, Tag):
+            row = self._index.get(tag_key(repository, reference), TagRow)
+            if row is None:
+                return None
+        text = row.digest if row else str(reference)
+        refs = dict(self._store.refs.all_manifests(repository))
+        if row is None and reference not in refs:
+            return None
+        tag = reference.name if isinstance(reference, Tag) else None
+        images = list(self._image(repository, tag, text, refs, {}))
+        manifest = self._manifest(Digest.parse(text))
+        parts = tuple(
+            Part(
+                str(link.digest),
+                link.media_type,
+                link.platform,
+                link.size_bytes,
+                self._row(str(link.digest)) is not None,
+            )
+            for link in (manifest.links if manifest else ())
+        )
+        history = ((row.digest, row.seen_at), *row.history) if row else ()
+        meanings = tuple(Meaning(*each) for each in history)
+        return ImageDetails(images[0], row.confirmed_at if row else None, meanings, parts)
 
     def _image(
         self,

@@ -20,13 +20,17 @@ _DEPTH_MAX: Final = 4
 
 
 class Pin(msgspec.Struct, frozen=True):
-    """An image that stays; without ``platforms``, all of its platforms do."""
+    """An image that stays; without ``platforms``, all of its platforms do.
+
+    ``digest`` holds a tag: whatever upstream says, it means this here.
+    """
 
     upstream: str
     repository: str
     reference: str
     platforms: tuple[str, ...] = ()
     pinned_at: float = 0.0
+    digest: str | None = None
 
     def names(self, repository: Repository, reference: Reference) -> bool:
         """Tell whether this is the pin of an image."""
@@ -64,6 +68,16 @@ class Pins:
             for pin in self.all
         )
 
+    def has(self, repository: Repository, reference: Reference) -> bool:
+        """Tell whether there is a pin of an image."""
+        return any(pin.names(repository, reference) for pin in self.all)
+
+    def held_at(self, repository: Repository, tag: Tag) -> Digest | None:
+        """Return what a tag is held at, if it is."""
+        digests = (pin.digest for pin in self.all if pin.names(repository, tag))
+        digest = next(digests, None)
+        return None if digest is None else Digest.parse(digest)
+
     def look(self) -> None:
         """Work out what the pins cover, as far as it is here."""
         self.digests = frozenset(digest for pin in self.all for digest in self._covered(pin))
@@ -81,7 +95,8 @@ class Pins:
         try:
             repository = Repository(pin.upstream, pin.repository)
             reference = parse_reference(pin.reference)
-            digest = self._meant(repository, reference)
+            held_at = None if pin.digest is None else Digest.parse(pin.digest)
+            digest = held_at or self._meant(repository, reference)
         except MirrorError:
             return
         if digest is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from mirror.domain.errors import OverloadedError
-from mirror.settings import SizeOrShare
+from mirror.settings import Policy, SizeOrShare
 
 WAIT_SECONDS: Final = 1.0
 """How long an object waits for room before it goes past the cache (DESIGN, invariant 5)."""
@@ -45,13 +45,11 @@ class Space:
         directory: Path,
         max_size: SizeOrShare,
         min_free: SizeOrShare,
-        upstreams: Mapping[str, SizeOrShare],
+        policies: Mapping[str, Policy],
     ) -> None:
-        """Set up the accounts; *upstreams* are those with a bound of their own."""
+        """Set up the accounts; *policies* are those of the upstreams, for their bounds."""
         self._directory = directory
-        self._max_size = max_size
-        self._min_free = min_free
-        self._upstreams = upstreams
+        self.rebound(max_size, min_free, policies)
         self._making_room = asyncio.Lock()
         self._freed = asyncio.Event()
         self._making: set[asyncio.Task[bool]] = set()
@@ -61,6 +59,16 @@ class Space:
         """How much of the reserved bytes is on disk already."""
         self.idle_bytes: Callable[[], int] = lambda: 0
         """How much is held by downloads that wait to go on."""
+
+    def rebound(
+        self, max_size: SizeOrShare, min_free: SizeOrShare, policies: Mapping[str, Policy]
+    ) -> None:
+        """Set the bounds; what is above a lower one goes when the house is kept next."""
+        self._max_size = max_size
+        self._min_free = min_free
+        self._upstreams = {
+            name: policy.max_size for name, policy in policies.items() if policy.max_size
+        }
 
     @property
     def stored_bytes(self) -> int:

@@ -90,8 +90,7 @@ class Store:
             tier, "manifest", lambda manifest: 2 * manifest.size_bytes + 1000
         )
         self.facts = Facts(self._index, pools, tier)
-        bounds = {name: policy.max_size for name, policy in policies.items() if policy.max_size}
-        self.space = Space(settings.directory, settings.max_size, settings.min_free, bounds)
+        self.space = Space(settings.directory, settings.max_size, settings.min_free, policies)
         self.space.stored_by.update(self._index.totals.upstreams)
         self.space.idle_bytes = lambda: self.partials.idle_bytes
         metrics.cache_bytes.set_function(lambda: self.space.used_bytes)
@@ -108,10 +107,16 @@ class Store:
             pools=pools,
             metrics=metrics,
             clock=clock,
-            policies=policies,
+            policies=dict(policies),
             under_way=under_way,
         )
         self._changes = Changes(self.parts, self._write_uses)
+
+    def reload(self, settings: Cache, policies: Mapping[str, Policy]) -> None:
+        """Go over to new bounds and expiries."""
+        self.space.rebound(settings.max_size, settings.min_free, policies)
+        self.parts.policies.clear()
+        self.parts.policies.update(policies)
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -286,12 +291,15 @@ class Store:
             await self._pools.fill.run(self.pins.look)
 
     async def pin(
-        self, repository: Repository, reference: Reference, platforms: tuple[str, ...] = ()
+        self,
+        repository: Repository,
+        reference: Reference,
+        platforms: tuple[str, ...] = (),
+        held_at: Digest | None = None,
     ) -> None:
-        """Keep an image for ever, or those of its platforms that are named."""
-        pin = Pin(
-            repository.upstream, repository.name, str(reference), platforms, self._clock.wall()
-        )
+        """Keep an image for ever, or some of its platforms; *held_at* is what a tag means then."""
+        digest, now = str(held_at) if held_at else None, self._clock.wall()
+        pin = Pin(repository.upstream, repository.name, str(reference), platforms, now, digest)
         await self._pools.fill.run(self.pins.put, pin)
 
     async def unpin(self, repository: Repository, reference: Reference) -> bool:

@@ -49,7 +49,7 @@ class Fills:
         self._sources = sources
         self._pool = pool
         self._metrics = metrics
-        self._abandon = abandon
+        self.abandon = abandon
         self._fills: dict[Key, Fill] = {}
         self._tasks: dict[asyncio.Task[None], Fill] = {}
         self._last: dict[Key, asyncio.Task[None]] = {}
@@ -132,7 +132,7 @@ class Fills:
             self._metrics.fills.labels(outcome).inc()
 
     def _readers_changed(self, fill: Fill, task: "asyncio.Task[None]") -> None:
-        if self._abandon == "stop" and not fill.readers and not fill.is_verified:
+        if self.abandon == "stop" and not fill.readers and not fill.is_verified:
             self._forget(fill)
             task.cancel()
         self.slots.assign()

@@ -56,6 +56,11 @@ class Accounts:
         credential = self._entry(repository)
         return None if credential is None else credential.name
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all accounts, the anonymous one last."""
+        return (*dict.fromkeys(each.name for each in self._upstream.credentials), ANONYMOUS_NAME)
+
     async def account(self, repository: Repository) -> Account:
         """Return the account for a repository; files are read each time, so they may rotate.
 

@@ -6,6 +6,7 @@ own gets an anonymous one (registry.k8s.io leads to registries that do).
 """
 
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlencode
@@ -20,6 +21,7 @@ from mirror.domain.redirects import MAX_HOPS, REDIRECT_STATUSES, next_hop, same_
 from mirror.domain.routing import Kind
 from mirror.runtime.recent import MemoryTier, Recent
 from mirror.upstream.accounts import ANONYMOUS, Account
+from mirror.upstream.door import Door
 from mirror.upstream.tokens import TokenKey, Tokens
 from mirror.upstream.transport import Transport
 
@@ -78,6 +80,8 @@ class _Hop:
     account: Account
     realms: tuple[str, ...]
     """Hosts that the operator allows as token endpoints."""
+    door: Door | None = None
+    """The endpoint's own, which learns whether it answers; a CDN has none."""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -121,20 +125,28 @@ class Exchange:
         self._realms = realms
         self._challenges: Recent[Challenge] = Recent(tier, "challenge", lambda _: 500)
 
-    async def ask(self, endpoint: Endpoint, question: Question, account: Account) -> Reply:
+    async def ask(
+        self, endpoint: Endpoint, question: Question, account: Account, door: Door
+    ) -> Reply:
         """Return the head of the final answer; the caller closes the response.
 
         Raises:
             AccessRefusedError: a token endpoint refuses the anonymous.
             TroubleError: no connection, a loop of redirects, a forbidden realm.
         """
-        reply = await self._follow(endpoint, question, account)
+        reply = await self._follow(endpoint, question, account, door)
         if reply.foreign and reply.response.status in _EXPIRED:
             reply.response.release()
-            reply = await self._follow(endpoint, question, account)
+            reply = await self._follow(endpoint, question, account, door)
         return reply
 
-    async def _follow(self, endpoint: Endpoint, question: Question, account: Account) -> Reply:
+    async def close(self) -> None:
+        """Stop asking for tokens."""
+        await self._tokens.close()
+
+    async def _follow(
+        self, endpoint: Endpoint, question: Question, account: Account, door: Door
+    ) -> Reply:
         url = question.url(endpoint)
         for _ in range(MAX_HOPS + 1):
             foreign = not same_origin(url, endpoint.url)
@@ -142,7 +154,7 @@ class Exchange:
                 before, api, _path = url.partition("/v2/")
                 hop = _Hop(url, before if api else None, question, ANONYMOUS, ())
             else:
-                hop = _Hop(url, endpoint.url, question, account, self._realms)
+                hop = _Hop(url, endpoint.url, question, account, self._realms, door)
             response = await self._hop(hop)
             if response.status not in REDIRECT_STATUSES:
                 return Reply(response, foreign, endpoint.url)
@@ -176,9 +188,11 @@ class Exchange:
         headers = question.headers()
         if proof.authorization is not None:
             headers["Authorization"] = proof.authorization
-        return await self._transport.send(
+        sending = self._transport.send(
             question.method, hop.url, headers, question.kind, question.read_ahead_bytes
         )
+        async with nullcontext() if hop.door is None else hop.door.asked():
+            return await sending
 
     async def _known_proof(self, hop: _Hop, challenge: Challenge | None) -> _Proof:
         """Return what this origin wanted for this repository the last time."""

@@ -1,23 +1,32 @@
 """One upstream registry: its endpoints asked in order, its answers as values."""
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, Protocol, TypeVar
 
 import aiohttp
 
-from mirror.domain.answers import HEAD_UNSUPPORTED, HUB, Answer, access_refused, refusal
-from mirror.domain.backoff import retry_after_seconds
+from mirror.domain.answers import (
+    access_refused,
+    not_found,
+)
+from mirror.domain.budget import Budget, Reading
 from mirror.domain.endpoints import Endpoint, Refusal, combined, in_order
 from mirror.domain.errors import (
     CredentialRefusedError,
     ManifestInvalidError,
     MirrorError,
+    RateLimitedError,
     TroubleError,
-    UpstreamTroubleError,
 )
 from mirror.domain.manifests import MANIFEST_MAX_BYTES
 from mirror.domain.media import ACCEPT_MANIFESTS, bare_type
@@ -29,8 +38,18 @@ from mirror.runtime.clock import Clock
 from mirror.settings import Upstream
 from mirror.upstream.accounts import ANONYMOUS_NAME, Account, Accounts
 from mirror.upstream.deadline import deadline, share
+from mirror.upstream.door import Door
 from mirror.upstream.exchange import Exchange, Question, Reply
-from mirror.upstream.streaming import HttpStream, is_encoded, range_header, refuse_encoding
+from mirror.upstream.reading import (
+    BlobHead,
+    Document,
+    ManifestBody,
+    ManifestHead,
+    blob_head,
+    manifest_head,
+    raise_refusal,
+)
+from mirror.upstream.streaming import HttpStream, range_header, refuse_encoding
 from mirror.upstream.tokens import AccessRefusedError
 from mirror.upstream.transport import Transport, translated
 
@@ -40,38 +59,13 @@ _log = get_logger("upstream")
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestHead:
-    """What upstream says of a manifest without sending it; each part may be missing."""
+class Rate:
+    """An account's budget, if it has one, and for how long nothing is asked for it."""
 
-    digest: Digest | None
-    media_type: str | None
-    size_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestBody:
-    """A manifest as upstream sent it, not checked yet."""
-
-    content: bytes
-    content_type: str | None
-    stated_digest: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class BlobHead:
-    """Upstream has the blob; some registries do not say how large it is."""
-
-    size_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A tags or referrers list as upstream sent it."""
-
-    content: bytes
-    content_type: str | None
-    link: str | None
-    filters_applied: bool
+    upstream: str
+    account: str
+    budget: Budget | None
+    pause_seconds: float
 
 
 class BlobStream(Protocol):
@@ -112,6 +106,12 @@ class Registry:
         self._response_seconds = upstream.policy.timeouts.response_seconds
         names = {upstream.name, *upstream.aliases}
         self._endpoints = [Endpoint.of(url, names) for url in upstream.endpoints]
+        patience_seconds = self._response_seconds / len(self._endpoints)
+        self._doors = {
+            each.url: Door(upstream.name, patience_seconds, clock) for each in self._endpoints
+        }
+        self._budgets: dict[str, Budget] = {}
+        self._is_offline = upstream.policy.mode == "offline"
 
     def deadline(self, seconds: float | None = None) -> AbstractAsyncContextManager[None]:
         """Bound what is done in this context; by default by the time for an answer.
@@ -135,6 +135,29 @@ class Registry:
         """Return whether a configured credential is used for this repository."""
         return self._accounts.name_for(repository) is not None
 
+    def trouble(self, repository: Repository) -> TroubleError | None:
+        """Return why there is no use in asking for manifests now; ``None``: there is."""
+        account = self._accounts.name_for(repository) or ANONYMOUS_NAME
+        errors = [door.refusal(account, Kind.MANIFEST) for door in self._doors.values()]
+        refusals = [error for error in errors if error is not None]
+        return None if len(refusals) < len(errors) else refusals[0]
+
+    def budget(self, repository: Repository) -> Budget | None:
+        """Return what is known of the pulls that are left for a repository's account."""
+        return self._budgets.get(self._accounts.name_for(repository) or ANONYMOUS_NAME)
+
+    def rates(self) -> Iterator[Rate]:
+        """Return what is known of each account's budget."""
+        return map(self._rate, self._accounts.names)
+
+    def rate(self, repository: Repository) -> Rate:
+        """Return what is known of the budget that a repository's pulls cost."""
+        return self._rate(self._accounts.name_for(repository) or ANONYMOUS_NAME)
+
+    def _rate(self, account: str) -> Rate:
+        pause_seconds = min(door.pause_seconds(account) for door in self._doors.values())
+        return Rate(self._name, account, self._budgets.get(account), pause_seconds)
+
     async def head_manifest(
         self, repository: Repository, reference: Reference
     ) -> ManifestHead | None:
@@ -151,7 +174,7 @@ class Registry:
             path=f"manifests/{reference}",
             accept=ACCEPT_MANIFESTS,
         )
-        return await self._each(question, _manifest_head)
+        return await self._each(question, manifest_head)
 
     async def get_manifest(self, repository: Repository, reference: Reference) -> ManifestBody:
         """Fetch a manifest; raises as ``head_manifest`` does."""
@@ -172,7 +195,7 @@ class Registry:
         question = Question(
             kind=Kind.BLOB, method="HEAD", repository=repository, path=f"blobs/{digest}"
         )
-        return await self._each(question, _blob_head)
+        return await self._each(question, blob_head)
 
     async def get_list(
         self,
@@ -214,6 +237,7 @@ class Registry:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._exchange.close()
         await self._transport.close()
 
     # --- endpoints in order ---------------------------------------------------------------
@@ -229,9 +253,16 @@ class Registry:
         What the registry itself answers is final: a mirror of it may still have what has
         been deleted or closed to the public.
         """
+        if self._is_offline:
+            what = f"{question.repository} {question.path} is not in the cache"
+            raise not_found(question.kind, f"{what}, and policy.mode is offline")
         account = await self._account(question)
         refusals: list[Refusal] = []
         for number, endpoint in enumerate(in_order(self._endpoints, avoid)):
+            closed = self._closed(endpoint, question, account)
+            if closed is not None:
+                refusals.append(Refusal(endpoint, closed))
+                continue
             try:
                 async with share(len(self._endpoints) - number, self._response_seconds):
                     answer = await self._ask(endpoint, question, account, read)
@@ -246,6 +277,14 @@ class Registry:
                 if endpoint.is_registry:
                     break
         raise combined(refusals)
+
+    def _closed(
+        self, endpoint: Endpoint, question: Question, account: Account
+    ) -> TroubleError | None:
+        """Return why an endpoint is not asked; a download that is under way always goes on."""
+        if question.range_header is not None:
+            return None
+        return self._doors[endpoint.url].refusal(account.name, question.kind)
 
     async def _account(self, question: Question) -> Account:
         try:
@@ -262,14 +301,27 @@ class Registry:
         account: Account,
         read: Callable[[Reply], Awaitable[T]],
     ) -> T:
+        door = self._doors[endpoint.url]
         try:
-            reply = await self._exchange.ask(endpoint, question, account)
+            reply = await self._exchange.ask(endpoint, question, account, door)
         except AccessRefusedError:
             raise access_refused(self._name, question.kind, str(question.repository)) from None
+        except RateLimitedError as error:  # by the token endpoint
+            door.limited(account.name, question.kind, error.retry_after_seconds)
+            raise
         try:
             if not reply.foreign:
                 self._read_rate_limit(account, reply.response.headers)
-            _raise_refusal(reply, question)
+            raise_refusal(reply, question)
+        except RateLimitedError as error:
+            if not reply.foreign:
+                door.limited(account.name, question.kind, error.retry_after_seconds)
+            reply.response.release()
+            raise
+        except BaseException:
+            reply.response.release()
+            raise
+        try:
             return await read(reply)
         except BaseException:
             # Not close(): where the answer has come whole, the connection is still good.
@@ -291,13 +343,19 @@ class Registry:
             )
 
     def _read_rate_limit(self, account: Account, headers: Mapping[str, str]) -> None:
-        for header, gauge in (
-            ("ratelimit-limit", self._metrics.ratelimit_limit),
-            ("ratelimit-remaining", self._metrics.ratelimit_remaining),
-        ):
-            count = headers.get(header, "").partition(";")[0].strip()
-            if count.isascii() and count.isdigit():
-                gauge.labels(self._name, account.name).set(int(count[:12]))
+        reading = Reading.of(headers, self._clock.wall())
+        if reading is None:
+            return
+        before = self._budgets.get(account.name)
+        budget = Budget((reading,)) if before is None else before.plus(reading)
+        self._budgets[account.name] = budget
+        empty_in_seconds = budget.empty_in_seconds(reading.at)
+        labels = self._name, account.name
+        self._metrics.ratelimit_limit.labels(*labels).set(reading.limit)
+        self._metrics.ratelimit_remaining.labels(*labels).set(reading.remaining)
+        self._metrics.ratelimit_empty_in.labels(*labels).set(
+            math.inf if empty_in_seconds is None else empty_in_seconds
+        )
 
     # --- reading answers ------------------------------------------------------------------
 
@@ -332,55 +390,3 @@ class Registry:
 
     async def _stream(self, reply: Reply, start: int) -> HttpStream:
         return HttpStream(reply.response, start, self._transport, reply.endpoint)
-
-
-_RETRY_AFTER: Final = "Retry-After"
-
-
-def _answer(reply: Reply, question: Question) -> Answer:
-    headers = reply.response.headers
-    return Answer(
-        upstream=question.repository.upstream,
-        kind=question.kind,
-        what=f"{question.repository} {question.path}",
-        status=reply.response.status,
-        is_html=bare_type(headers.get("Content-Type")) == "text/html",
-        foreign=reply.foreign,
-        retry_after_seconds=retry_after_seconds(headers.get(_RETRY_AFTER), datetime.now(UTC)),
-    )
-
-
-def _raise_refusal(reply: Reply, question: Question) -> None:
-    error = refusal(_answer(reply, question))
-    if error is not None and not _head_is_unsupported(reply, question):
-        raise error
-
-
-def _head_is_unsupported(reply: Reply, question: Question) -> bool:
-    """Tell whether a refused HEAD may be a GET that is not: never on Hub, where 401 is 404."""
-    status = reply.response.status
-    if question.method != "HEAD" or status not in HEAD_UNSUPPORTED:
-        return False
-    return status != 401 or question.repository.upstream != HUB
-
-
-async def _manifest_head(reply: Reply) -> ManifestHead | None:
-    response = reply.response
-    response.release()
-    if response.status != 200:
-        return None
-    stated = response.headers.get("Docker-Content-Digest")
-    try:
-        digest = Digest.parse(stated) if stated is not None else None
-    except MirrorError:
-        raise UpstreamTroubleError("Docker-Content-Digest is not a digest") from None
-    media_type = bare_type(response.headers.get("Content-Type"))
-    return ManifestHead(digest, media_type, response.content_length)
-
-
-async def _blob_head(reply: Reply) -> BlobHead | None:
-    response = reply.response
-    response.release()
-    if response.status != 200:
-        return None
-    return BlobHead(None if is_encoded(response) else response.content_length)

@@ -1,7 +1,8 @@
 """All configured upstreams by name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import chain
 from typing import Final
 
 from publicsuffixlist import PublicSuffixList
@@ -14,7 +15,7 @@ from mirror.runtime.recent import MemoryTier
 from mirror.settings import Upstream
 from mirror.upstream.accounts import Accounts
 from mirror.upstream.exchange import Exchange
-from mirror.upstream.registry import Registry
+from mirror.upstream.registry import Rate, Registry
 from mirror.upstream.tokens import Tokens
 from mirror.upstream.transport import Transport
 
@@ -48,24 +49,42 @@ class Upstreams:
         metrics: Metrics,
         clock: Clock,
     ) -> None:
-        self._tokens: list[Tokens] = []
+        self._pools = pools
+        self._tier = tier
+        self._metrics = metrics
+        self._clock = clock
+        self._settings: dict[str, Upstream] = {}
         self._registries: dict[str, Registry] = {}
-
+        self._retired: list[Registry] = []
         _suffixes()  # now, and not while somebody waits for a token
+        self.reload(upstreams)
+
+    def reload(self, upstreams: Mapping[str, Upstream]) -> None:
+        """Go over to new settings; an upstream whose own are as they were stays as it is.
+
+        One that has changed or gone lends its connections to what is under way.
+        """
         for name, upstream in upstreams.items():
-            metrics.upstream_exists(name)
-            transport = Transport(upstream, pools, metrics)
-            patience_seconds = upstream.policy.timeouts.response_seconds
-            tokens = Tokens(transport, tier, name, same_site, patience_seconds)
-            self._tokens.append(tokens)
-            self._registries[name] = Registry(
-                upstream,
-                transport,
-                Exchange(transport, tokens, tier, upstream.realms),
-                Accounts(upstream, pools.admin),
-                metrics=metrics,
-                clock=clock,
-            )
+            if self._settings.get(name) != upstream:
+                if name in self._registries:
+                    self._retired.append(self._registries[name])
+                self._registries[name] = self._built(upstream)
+        self._settings = dict(upstreams)
+
+    def _built(self, upstream: Upstream) -> Registry:
+        name = upstream.name
+        self._metrics.upstream_exists(name)
+        transport = Transport(upstream, self._pools, self._metrics)
+        patience_seconds = upstream.policy.timeouts.response_seconds
+        tokens = Tokens(transport, self._tier, name, same_site, patience_seconds)
+        return Registry(
+            upstream,
+            transport,
+            Exchange(transport, tokens, self._tier, upstream.realms),
+            Accounts(upstream, self._pools.admin),
+            metrics=self._metrics,
+            clock=self._clock,
+        )
 
     def of(self, repository: Repository) -> Registry:
         """Return the registry that a repository belongs to."""
@@ -76,9 +95,11 @@ class Upstreams:
         has_credential = self.of(repository).has_credential(repository)
         return repository.upstream if has_credential else ANONYMOUS_SCOPE
 
+    def rates(self) -> Iterator[Rate]:
+        """Return what is known of the budgets of all accounts."""
+        return chain.from_iterable(self._registries[name].rates() for name in self._settings)
+
     async def close(self) -> None:
         """Close all connections to all upstreams."""
-        for tokens in self._tokens:
-            await tokens.close()
-        for registry in self._registries.values():
+        for registry in (*self._retired, *self._registries.values()):
             await registry.close()

@@ -3,17 +3,20 @@
 aiohttp's access logger is the place: it runs when the last byte is out.
 """
 
+import time
+
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
+from mirror.observe.requests import PastRequest, PastRequests
 from mirror.web.exchange import facts_of, observe
 
 _log = get_logger("access")
 
 
-def access_logger(metrics: Metrics) -> type[AbstractAccessLogger]:
+def access_logger(metrics: Metrics, past: PastRequests) -> type[AbstractAccessLogger]:
     """Return the class that aiohttp makes its access logger of."""
 
     class AccessLog(AbstractAccessLogger):
@@ -23,6 +26,7 @@ def access_logger(metrics: Metrics) -> type[AbstractAccessLogger]:
             """Record that *request* was answered, *time* seconds after its head came."""
             facts = facts_of(request)
             observe(metrics, facts, response.status)
+            past.add(_past(request, response, time))
             if facts.cut:
                 _log.warning("answer cut short", **_fields(request, response, time))
             elif facts.left:
@@ -57,3 +61,24 @@ def _fields(
         # As it came: decoded it may hold what a terminal takes for a command (PROTOCOL S19).
         fields["path"] = request.raw_path.partition("?")[0][:500]
     return fields
+
+
+def _past(request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> PastRequest:
+    facts = facts_of(request)
+    return PastRequest(
+        time.time(),
+        facts.request_id,
+        request.remote or "",
+        request.method,
+        response.status,
+        facts.kind.value,
+        facts.upstream,
+        facts.repository,
+        facts.reference,
+        facts.result.value,
+        facts.reason,
+        facts.sent_bytes,
+        round(seconds, 6),
+        facts.first_byte_seconds,
+        facts.error,
+    )

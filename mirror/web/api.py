@@ -6,9 +6,11 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from mirror.domain.errors import MirrorError
 from mirror.observe.logs import get_logger
 from mirror.service.cache_admin import RefusalCode, RefusedError
 from mirror.web.admin_access import Access
+from mirror.web.errors import status_of
 from mirror.web.openapi import JSON, Asked, Problem, ProblemBody, Route, document
 
 PREFIX: Final = "/api/v1"
@@ -57,6 +59,9 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return await handler(request)
     except RefusedError as error:
         return _failed(_STATUS[error.code], Problem(error.code, error.message, error.hint))
+    except MirrorError as error:
+        hint = "`mirror explain` says what a pull would do"
+        return _failed(status_of(error), Problem(error.code.lower(), str(error), hint))
     except WrongInputError as error:
         return _failed(400, Problem("invalid_request", str(error), _SEE))
     except web.HTTPException as error:

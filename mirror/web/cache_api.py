@@ -10,7 +10,7 @@ from aiohttp import web
 from mirror.runtime.pools import Pool
 from mirror.service.cache_admin import CacheAdmin, PinFacts
 from mirror.store.checking import Event
-from mirror.store.inventory import ImageFacts, Usage
+from mirror.store.inventory import ImageDetails, ImageFacts, Usage
 from mirror.store.sweep import Swept
 from mirror.store.withdrawal import Removed
 from mirror.web.openapi import JSON, NDJSON, Asked, Parameter, Route
@@ -54,7 +54,7 @@ class CacheApi:
 
     def routes(self) -> tuple[Route, ...]:
         """Return all routes."""
-        return (*self._looking(), *self._tidying(), *self._pinning())
+        return (*self._looking(), self._details(), *self._tidying(), *self._pinning())
 
     def _looking(self) -> tuple[Route, ...]:
         return (
@@ -87,6 +87,16 @@ class CacheApi:
                     ),
                 ),
             ),
+        )
+
+    def _details(self) -> Route:
+        return Route(
+            method="GET",
+            path="/cache/image",
+            summary="One image: what it links, and what its tag meant over time.",
+            handler=self._show,
+            result=ImageDetails,
+            parameters=(Parameter(name="ref", description="The image.", is_required=True),),
         )
 
     def _tidying(self) -> tuple[Route, ...]:
@@ -160,6 +170,10 @@ class CacheApi:
     async def _images(self, _request: web.Request, asked: Asked) -> web.StreamResponse:
         images = await self._cache.images(asked.texts["match"], untagged="untagged" in asked.flags)
         return await self._answer(Images(tuple(images)))
+
+    async def _show(self, _request: web.Request, asked: Asked) -> web.StreamResponse:
+        *_, reference = asked.texts["ref"]
+        return await self._answer(await self._cache.details(reference))
 
     async def _remove(self, _request: web.Request, asked: Asked) -> web.StreamResponse:
         removed = await self._cache.remove(asked.texts["ref"], dry_run="dry_run" in asked.flags)

@@ -36,6 +36,8 @@ class Facts:
     result: Result = Result.ERROR
     sent_bytes: int = 0
     first_byte_seconds: float | None = None
+    reason: str = ""
+    """Why a stale answer is one."""
     error: str = ""
     cut: bool = False
     """The connection was closed before the announced end."""

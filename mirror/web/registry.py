@@ -11,6 +11,7 @@ from mirror.domain.errors import (
     MirrorError,
     NameUnknownError,
     NotAcceptableError,
+    RateLimitedError,
 )
 from mirror.domain.media import accepts
 from mirror.domain.names import Digest, Repository
@@ -22,6 +23,7 @@ from mirror.runtime import via
 from mirror.service.blobs import Blobs
 from mirror.service.lists import Listing, Lists
 from mirror.service.manifests import Manifests
+from mirror.service.policies import Policies
 from mirror.service.served import Served
 from mirror.transfer.bodies import Body, FilePart
 from mirror.web.errors import code_of, error_body, error_headers, status_of
@@ -44,11 +46,12 @@ class RegistryApi:
     def __init__(
         self,
         *,
-        table: Table,
+        table: Callable[[], Table],
         manifests: Manifests,
         blobs: Blobs,
         lists: Lists,
         sender: Sender,
+        policies: Policies,
         catalog: bool,
     ) -> None:
         self._table = table
@@ -56,7 +59,8 @@ class RegistryApi:
         self._blobs = blobs
         self._lists = lists
         self._sender = sender
-        self._catalog_is_open = catalog
+        self.catalog_is_open = catalog
+        self._policies = policies
         self._handlers: dict[Kind, Handler] = {
             Kind.PING: self._ping,
             Kind.MANIFEST: self._manifest,
@@ -73,11 +77,17 @@ class RegistryApi:
             return await self._answer(request, facts)
         except MirrorError as error:
             facts.error, facts.result = str(error), Result.ERROR
-            return _error(request, facts, status_of(error), code_of(error), error_headers(error))
+            return _error(request, facts, self._status(error), code_of(error), error_headers(error))
         except Exception:  # noqa: BLE001 -- the isolation point: a bug answers 503, once
             _log.exception("a request failed unexpectedly", request_id=facts.request_id)
             facts.error, facts.result = f"internal error, request {facts.request_id}", Result.ERROR
             return _error(request, facts, 503, ErrorCode.UNKNOWN, {})
+
+    def _status(self, error: MirrorError) -> int:
+        """Return the status of an error; who may be told to wait is, by ``on_rate_limit``."""
+        if isinstance(error, RateLimitedError) and self._policies.waits(error.upstream):
+            return 429
+        return status_of(error)
 
     async def _answer(self, request: web.BaseRequest, facts: Facts) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
@@ -88,7 +98,7 @@ class RegistryApi:
         if via.is_loop(chain):
             raise LoopError
         via.incoming.set(chain)
-        route = self._table.parse(path, query, request.headers.get(hdrs.HOST, ""))
+        route = self._table().parse(path, query, request.headers.get(hdrs.HOST, ""))
         facts.kind = route.kind
         if route.repository is not None:
             facts.upstream, facts.repository = route.repository.upstream, route.repository.name
@@ -111,7 +121,7 @@ class RegistryApi:
         manifest, served = await self._manifests.resolve(repository, reference)
         if not accepts(request.headers.getall(hdrs.ACCEPT, []), manifest.media_type):
             raise NotAcceptableError(manifest.media_type)
-        facts.result = served.result
+        facts.result, facts.reason = served.result, served.reason or ""
         headers = {
             "Content-Type": manifest.media_type,
             **_identity(manifest.digest),
@@ -206,7 +216,7 @@ class RegistryApi:
     async def _catalog(
         self, request: web.BaseRequest, route: Route, facts: Facts
     ) -> web.StreamResponse:
-        if not self._catalog_is_open:
+        if not self.catalog_is_open:
             raise NameUnknownError("the catalogue is closed (server.catalog: false)")
         listing = await self._lists.catalog(route.query)
         return await self._listing(request, route, facts, listing, Served(Result.HIT))
@@ -214,7 +224,7 @@ class RegistryApi:
     async def _listing(
         self, request: web.BaseRequest, route: Route, facts: Facts, listing: Listing, served: Served
     ) -> web.StreamResponse:
-        facts.result = served.result
+        facts.result, facts.reason = served.result, served.reason or ""
         headers = {
             "Content-Type": listing.media_type,
             **served_headers(served),

@@ -74,7 +74,6 @@ def test_the_schema_speaks_yaml() -> None:
     assert policy["tag_ttl"]["default"] == "10m"
     assert policy["tag_ttl"]["x-unit"] == "duration"
     assert policy["access"]["x-not-available-yet"] is True
-    assert policy["mode"]["x-not-available-yet"] == ["offline"]
     assert schema["$defs"]["Cache"]["properties"]["max_size"]["default"] == "50GiB"
     text = json.dumps(schema)
     assert not re.search(r"_seconds|_bytes|\\u0000", text)
@@ -121,7 +120,7 @@ def test_what_the_example_marks_as_later_is_what_is_refused() -> None:
     sections = [schema, *schema["$defs"].values()]
     later = {k for s in sections for k, v in s["properties"].items() if "x-not-available-yet" in v}
     plain = re.findall(r"^\s*(\w+):", config.example(), re.MULTILINE)
-    assert later - {"mode", "on_rate_limit"} <= set(marked) | set(plain)
+    assert later <= set(marked) | set(plain)
     assert not {"workers", "parallel_ranges", "access"} & set(plain)
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from mirror.domain.errors import PageSizeInvalidError, UpstreamTroubleError
 from mirror.domain.freshness import (
     IMMUTABLE,
+    Age,
     Lifetime,
     TagRule,
-    Verdict,
     matches,
     tag_lifetime_seconds,
 )
@@ -52,30 +52,30 @@ def test_a_content_type_is_a_plain_one_or_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("age", "verdict"),
     [
-        (0, Verdict.USE),
-        (59.9, Verdict.USE),
-        (60, Verdict.ASK),
-        (659, Verdict.ASK),
-        (660, Verdict.FORGET),
-        (math.inf, Verdict.FORGET),
-        (-1, Verdict.ASK),
-        (-10_000, Verdict.ASK),
+        (0, Age.FRESH),
+        (59.9, Age.FRESH),
+        (60, Age.STALE),
+        (659, Age.STALE),
+        (660, Age.OLD),
+        (math.inf, Age.OLD),
+        (-1, Age.STALE),
+        (-10_000, Age.STALE),
     ],
 )
-def test_freshness(age: float, verdict: Verdict) -> None:
-    assert LIFETIME.judge(age) is verdict
+def test_freshness(age: float, verdict: Age) -> None:
+    assert LIFETIME.age(age) is verdict
 
 
 @given(st.floats(0, 1000), st.floats(0, 1000))
 def test_a_tag_never_gets_younger(age: float, later: float) -> None:
-    order = [Verdict.USE, Verdict.ASK, Verdict.FORGET]
-    assert order.index(LIFETIME.judge(age)) <= order.index(LIFETIME.judge(age + later))
+    order = [Age.FRESH, Age.STALE, Age.OLD]
+    assert order.index(LIFETIME.age(age)) <= order.index(LIFETIME.age(age + later))
 
 
 def test_what_is_immutable_is_used_for_ever() -> None:
     for_ever = Lifetime(fresh_seconds=IMMUTABLE, stale_if_error_seconds=0)
-    assert for_ever.judge(1e12) is Verdict.USE
-    assert for_ever.judge(-1) is Verdict.USE
+    assert for_ever.age(1e12) is Age.FRESH
+    assert for_ever.age(-1) is Age.FRESH
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,9 @@ async def test_trouble_makes_a_tag_stale_and_an_answer_does_not(
             assert (await mirror.get(path)).status in {502, 503, 504}, name
             by_digest = await mirror.get(manifest_path(ONE.digest, repository))
             assert by_digest.cache_status == "mirror; hit", name
+            upstream.heal()
+            clock.advance(60)  # the pause after the 429 is over
+            await mirror.get(manifest_path("none", "team/none"))  # an answer closes the breaker
 
         upstream.push("team/other", ONE, ["v1"])
         await mirror.get(manifest_path("v1", "team/other"))

@@ -232,7 +232,7 @@ async def test_only_not_found_is_remembered(mirror: Mirror, upstream: FakeRegist
     for fault, status in (
         (faults.status(403), 403),
         (faults.status(503), 502),
-        (faults.too_many_requests(), 503),
+        (faults.too_many_requests(0), 503),
         (faults.no_answer(), 502),
     ):
         upstream.fail(fault)

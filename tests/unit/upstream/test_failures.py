@@ -26,7 +26,7 @@ FAILURES: dict[str, tuple[Fault, Outcome] | tuple[Fault, Outcome, Outcome]] = {
     "403 page": (faults.cdn_forbidden(), TROUBLE),
     "405": (faults.status(405), TROUBLE),
     "408": (faults.status(408), (504, "UNKNOWN")),
-    "429": (faults.too_many_requests(), (503, "TOOMANYREQUESTS")),
+    "429": (faults.too_many_requests(0), (503, "TOOMANYREQUESTS")),
     "500": (faults.status(500), TROUBLE),
     "502": (faults.status(502), TROUBLE),
     "503": (faults.status(503), TROUBLE),
@@ -117,7 +117,7 @@ async def test_not_found_is_remembered_for_a_while(mirror: Mirror, upstream: Fak
 
 @pytest.mark.parametrize(
     "fault",
-    [faults.status(500), faults.too_many_requests(), faults.no_answer(), faults.cdn_forbidden()],
+    [faults.status(500), faults.too_many_requests(0), faults.no_answer(), faults.cdn_forbidden()],
     ids=["500", "429", "gone", "bot wall"],
 )
 async def test_trap_11_an_outage_is_never_a_missing_image(

@@ -257,7 +257,7 @@ TROUBLE: dict[str, tuple[Fault, int]] = {
     "401": (faults.status(401), 403),
     "403": (faults.status(403), 403),
     "400": (faults.status(400), 403),
-    "429": (faults.too_many_requests(7), 503),
+    "429": (faults.too_many_requests(0), 503),
 }
 
 

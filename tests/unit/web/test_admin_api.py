@@ -233,7 +233,12 @@ async def test_every_route_is_described_and_every_reference_leads_somewhere(
     assert described["openapi"].startswith("3.1")
     assert {path: set(methods) for path, methods in described["paths"].items()} == {
         "/api/v1/cache": {"get"},
+        "/api/v1/cache/image": {"get"},
         "/api/v1/cache/images": {"get", "delete"},
+        "/api/v1/cache/refresh": {"post"},
+        "/api/v1/explain": {"get"},
+        "/api/v1/ratelimit": {"get"},
+        "/api/v1/requests": {"get"},
         "/api/v1/cache/gc": {"post"},
         "/api/v1/cache/verify": {"post"},
         "/api/v1/cache/pins": {"get", "post", "delete"},

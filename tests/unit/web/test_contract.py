@@ -10,6 +10,7 @@ from mirror.runtime import via
 from mirror.settings import Policy, Upstream
 from tests.fakes import faults
 from tests.fakes.clients import Ended, RawClient, compose
+from tests.fakes.clock import FakeClock
 from tests.fakes.content import blob, image
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.script import Fault
@@ -201,15 +202,19 @@ MAPPING: dict[str, tuple[Fault, int, str | dict[str, str]]] = {
 
 @pytest.mark.parametrize("kind", ["manifest", "blob"])
 async def test_trap_11_error_classes_survive(
-    tmp_path: Path, upstream: FakeRegistry, kind: str
+    tmp_path: Path, upstream: FakeRegistry, clock: FakeClock, kind: str
 ) -> None:
     """Angos before 1.4.5, Nexus, Harbor#23750: an outage or a 429 reported as not found."""
     target = "manifests/v1" if kind == "manifest" else f"blobs/{IMAGE.layers[0].digest}"
     quick = QUICK.model_copy(update={"response_seconds": 0.3})
     policy = Policy(timeouts=quick, negative_ttl_seconds=0)
 
-    async with mirror_of(tmp_path / "cache", {"ghcr.io": upstream}, policy=policy) as mirror:
+    async with mirror_of(
+        tmp_path / "cache", {"ghcr.io": upstream}, clock=clock, policy=policy
+    ) as mirror:
         for number, (name, (fault, status, code)) in enumerate(MAPPING.items()):
+            clock.advance(61)  # the pause after a 429 is over
+            await mirror.get("/v2/team/none/tags/list")  # an answer closes the breaker
             repository = f"team/app-{number}"
             upstream.push(repository, IMAGE, ["v1"])
             upstream.fail(fault, repository=repository)

@@ -219,7 +219,7 @@ async def test_lists_are_stale_in_an_outage_and_gone_when_upstream_says_so(
         clock.advance(700)
         for fault, reason in (
             (faults.status(503), "upstream-trouble"),
-            (faults.too_many_requests(), "rate-limited"),
+            (faults.too_many_requests(0), "rate-limited"),
             (faults.status(504), "timeout"),
             (faults.no_answer(rst=True), "upstream-trouble"),
         ):

@@ -5,36 +5,34 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
 from prometheus_client import CollectorRegistry
 
 import mirror
-from mirror.domain.routing import Table
+from mirror.app.reloading import Reloading
+from mirror.app.services import Services, Tools, policies_of, routing_table
 from mirror.observe import logs
 from mirror.observe.health import Health, watch_event_loop
 from mirror.observe.metrics import Metrics
+from mirror.observe.requests import PastRequests
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
-from mirror.service.blobs import Blobs
 from mirror.service.cache_admin import CacheAdmin
 from mirror.service.housekeeping import Housekeeping
-from mirror.service.lists import Lists
-from mirror.service.manifests import Manifests
 from mirror.service.policies import Policies
-from mirror.settings import ListenAddress, Settings, Upstream
+from mirror.settings import ListenAddress, Settings
 from mirror.store.layout import LayoutError
 from mirror.store.store import Store
 from mirror.store.sweep import Sweep
 from mirror.transfer.fills import Fills
-from mirror.transfer.sources import Sources
-from mirror.upstream.upstreams import Upstreams
 from mirror.web.access import access_logger
 from mirror.web.admin import AdminApi
 from mirror.web.admin_access import Access
@@ -42,8 +40,9 @@ from mirror.web.api import api
 from mirror.web.banner import banner
 from mirror.web.cache_api import CacheApi
 from mirror.web.listening import ListenError, listen
+from mirror.web.openapi import Route
+from mirror.web.pull_api import PullApi
 from mirror.web.registry import RegistryApi
-from mirror.web.sending import Sender
 
 _log = logs.get_logger("app")
 _FIELD_MAX_BYTES = 32 * 1024
@@ -61,6 +60,7 @@ class Running:
     store: Store
     fills: Fills
     cache: CacheAdmin
+    reloading: Reloading
 
 
 def run(settings: Settings, source: Path | None) -> int:
@@ -79,9 +79,8 @@ async def _serve(settings: Settings, source: Path | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # Without this, the signal that means "reload" to most daemons would end the process.
-    loop.add_signal_handler(signal.SIGHUP, _log.warning, "reload is not available yet: restart")
-    async with running(settings) as up:
+    async with running(settings, source=source) as up:
+        loop.add_signal_handler(signal.SIGHUP, up.reloading.request)
         _log.info(
             "serving",
             version=mirror.__version__,
@@ -92,15 +91,19 @@ async def _serve(settings: Settings, source: Path | None) -> None:
         )
         if settings.log.format == "console":
             sys.stderr.write(banner(up.listen, up.admin_listen, list(settings.upstreams)))
+        watching = _started(up.reloading.watch())
         await stop.wait()
+        await _cancel(watching)
         up.health.draining = True
         _log.info("stopping", grace_seconds=settings.server.shutdown_grace_seconds)
     _log.info("stopped")
 
 
 @asynccontextmanager
-async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Running]:
-    """Start a mirror, and stop it in the reverse order.
+async def running(
+    settings: Settings, clock: Clock | None = None, source: Path | None = None
+) -> AsyncIterator[Running]:
+    """Start a mirror, and stop it in the reverse order; *source* is the file of its settings.
 
     Raises:
         LayoutError: the cache directory cannot be used.
@@ -119,39 +122,23 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         stack.push_async_callback(tier.clear)
         store = _store(settings, pools, tier, metrics, clock)
         stack.push_async_callback(store.close)
-        upstreams = Upstreams(settings.upstreams, pools, tier, metrics, clock)
-        stack.push_async_callback(upstreams.close)
-        fills = Fills(
-            store,
-            Sources(upstreams, metrics),
-            pools.fill,
-            metrics,
-            max_concurrent=settings.fill.max_concurrent,
-            abandon=settings.fill.abandon,
-        )
-        stack.push_async_callback(fills.close)
+        policies = Policies(settings.upstreams)
+        services = Services(settings, Tools(pools, tier, metrics, clock), store, policies)
+        stack.push_async_callback(services.close)
         health = Health(store.is_writable)
-        sweep = Sweep(store, Policies(settings.upstreams).useful_seconds)
+        sweep = Sweep(store, policies.useful_seconds)
         house = Housekeeping(store, sweep, metrics)
         for work in (*house.works(), store.keep_house(), watch_event_loop(metrics)):
             stack.push_async_callback(_cancel, _started(work))
-        cache = _cache_admin(settings, store, sweep)
-        admin = _admin_runner(settings, cache, health, metrics, pools)
-        await _start(stack, admin, admin_socket)
-        services = _Services(
-            settings=settings,
-            store=store,
-            upstreams=upstreams,
-            fills=fills,
-            pools=pools,
-            tier=tier,
-            metrics=metrics,
-            clock=clock,
+        cache, past = CacheAdmin(store, lambda: services.table, sweep), PastRequests()
+        routes = (
+            *CacheApi(cache, pools.admin).routes(),
+            *PullApi(services.pulls, past).routes(),
         )
-        for service in (services.manifests, services.blobs, services.lists):
-            stack.push_async_callback(service.close)
-        registry = services.api(settings, pools)
-        await _start(stack, _registry_runner(registry, settings, metrics), registry_socket)
+        admin = _admin_runner(settings, routes, health, metrics, pools)
+        await _start(stack, admin, admin_socket)
+        logger = access_logger(metrics, past)
+        await _start(stack, _registry_runner(services.registry, settings, logger), registry_socket)
         health.started = True
         yield Running(
             _bound(settings.server.listen, registry_socket),
@@ -159,8 +146,9 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
             health,
             metrics,
             store,
-            fills,
+            services.fills,
             cache,
+            Reloading(source, services.reload, pools.admin, metrics),
         )
 
 
@@ -180,96 +168,31 @@ async def stopped_cache(settings: Settings) -> AsyncIterator[CacheAdmin]:
         store = _store(settings, pools, tier, Metrics(CollectorRegistry()), Clock())
         stack.push_async_callback(store.close)
         sweep = Sweep(store, Policies(settings.upstreams).useful_seconds)
-        yield _cache_admin(settings, store, sweep)
+        table = routing_table(settings.upstreams, settings.default_upstream)
+        yield CacheAdmin(store, lambda: table, sweep)
 
 
 def _store(
     settings: Settings, pools: Pools, tier: MemoryTier, metrics: Metrics, clock: Clock
 ) -> Store:
-    policies = {name: upstream.policy for name, upstream in settings.upstreams.items()}
-    return Store(settings.cache, pools, tier, metrics, clock, policies)
-
-
-def _cache_admin(settings: Settings, store: Store, sweep: Sweep) -> CacheAdmin:
-    table = routing_table(settings.upstreams, settings.default_upstream)
-    return CacheAdmin(store, table, sweep)
-
-
-class _Services:
-    """The service floor, built."""
-
-    def __init__(
-        self,
-        *,
-        settings: Settings,
-        store: Store,
-        upstreams: Upstreams,
-        fills: Fills,
-        pools: Pools,
-        tier: MemoryTier,
-        metrics: Metrics,
-        clock: Clock,
-    ) -> None:
-        policies = Policies(settings.upstreams)
-        self.manifests = Manifests(
-            store=store,
-            upstreams=upstreams,
-            policies=policies,
-            tier=tier,
-            metrics=metrics,
-            clock=clock,
-        )
-        self.blobs = Blobs(
-            store=store,
-            upstreams=upstreams,
-            fills=fills,
-            policies=policies,
-            range_wait_seconds=settings.fill.range_wait_seconds,
-        )
-        self.lists = Lists(
-            store=store,
-            upstreams=upstreams,
-            policies=policies,
-            manifests=self.manifests,
-            pool=pools.admin,
-            clock=clock,
-        )
-
-    def api(self, settings: Settings, pools: Pools) -> RegistryApi:
-        return RegistryApi(
-            table=routing_table(settings.upstreams, settings.default_upstream),
-            manifests=self.manifests,
-            blobs=self.blobs,
-            lists=self.lists,
-            sender=Sender(pools.read, settings.server.limits.send_stall_seconds),
-            catalog=settings.server.catalog,
-        )
-
-
-def routing_table(upstreams: dict[str, Upstream], default: str) -> Table:
-    """Return the closed world: every name and host that means an upstream."""
-    names = {name: name for name in upstreams}
-    hosts: dict[str, str] = {}
-    for name, upstream in upstreams.items():
-        names |= dict.fromkeys(upstream.aliases, name)
-        hosts |= dict.fromkeys(upstream.hosts, name)
-    return Table(names, hosts, default)
+    return Store(settings.cache, pools, tier, metrics, clock, policies_of(settings))
 
 
 def _admin_runner(
-    settings: Settings, cache: CacheAdmin, health: Health, metrics: Metrics, pools: Pools
+    settings: Settings, routes: Iterable[Route], health: Health, metrics: Metrics, pools: Pools
 ) -> web.AppRunner:
     server = settings.server
     access = Access(server.admin_listen, server.admin.token_file, pools.admin)
-    cache_api = api(access, CacheApi(cache, pools.admin).routes())
-    app = AdminApi(health, metrics, pools.admin, cache_api).app()
+    app = AdminApi(health, metrics, pools.admin, api(access, routes)).app()
     return web.AppRunner(app, access_log=None, shutdown_timeout=_ADMIN_GRACE_SECONDS)
 
 
-def _registry_runner(api: RegistryApi, settings: Settings, metrics: Metrics) -> web.ServerRunner:
+def _registry_runner(
+    api: RegistryApi, settings: Settings, logger: type[AbstractAccessLogger]
+) -> web.ServerRunner:
     server = web.Server(
         api.handle,
-        access_log_class=access_logger(metrics),
+        access_log_class=logger,
         access_log=logging.getLogger("mirror.access"),
         keepalive_timeout=settings.server.limits.idle_seconds,
         max_line_size=_FIELD_MAX_BYTES,

@@ -1,0 +1,152 @@
+"""The service floor, built; and what of it follows a new configuration without a restart."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from mirror.domain.routing import Table
+from mirror.observe import logs
+from mirror.observe.metrics import Metrics
+from mirror.runtime.clock import Clock
+from mirror.runtime.pools import Pools
+from mirror.runtime.recent import MemoryTier
+from mirror.service.blobs import Blobs
+from mirror.service.lists import Lists
+from mirror.service.manifests import Manifests
+from mirror.service.policies import Policies
+from mirror.service.pull_admin import PullAdmin
+from mirror.settings import Policy, Settings, Upstream
+from mirror.store.store import Store
+from mirror.transfer.fills import Fills
+from mirror.transfer.sources import Sources
+from mirror.upstream.upstreams import Upstreams
+from mirror.web.registry import RegistryApi
+from mirror.web.sending import Sender
+
+_FOLLOWS: Final = {
+    "server": {"catalog"},
+    "cache": {"max_size", "min_free"},
+    "fill": {"abandon", "range_wait_seconds"},
+}
+"""What of these sections follows at once; the rest needs a restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What everything is built with."""
+
+    pools: Pools
+    tier: MemoryTier
+    metrics: Metrics
+    clock: Clock
+
+
+class Services:
+    """Everything between the store and the listeners."""
+
+    def __init__(self, settings: Settings, tools: Tools, store: Store, policies: Policies) -> None:
+        self._settings = settings
+        self._store = store
+        self._policies = policies
+        self.table = routing_table(settings.upstreams, settings.default_upstream)
+        self.upstreams = Upstreams(
+            settings.upstreams, tools.pools, tools.tier, tools.metrics, tools.clock
+        )
+        self.fills = Fills(
+            store,
+            Sources(self.upstreams, tools.metrics),
+            tools.pools.fill,
+            tools.metrics,
+            max_concurrent=settings.fill.max_concurrent,
+            abandon=settings.fill.abandon,
+        )
+        self.manifests = Manifests(
+            store=store,
+            upstreams=self.upstreams,
+            policies=policies,
+            tier=tools.tier,
+            metrics=tools.metrics,
+            clock=tools.clock,
+        )
+        self.blobs = Blobs(
+            store=store,
+            upstreams=self.upstreams,
+            fills=self.fills,
+            policies=policies,
+            range_wait_seconds=settings.fill.range_wait_seconds,
+        )
+        self.lists = Lists(
+            store=store,
+            upstreams=self.upstreams,
+            policies=policies,
+            manifests=self.manifests,
+            pool=tools.pools.admin,
+            clock=tools.clock,
+        )
+        self.pulls = PullAdmin(
+            store=store,
+            table=lambda: self.table,
+            manifests=self.manifests,
+            upstreams=self.upstreams,
+            policies=policies,
+            clock=tools.clock,
+        )
+        self.registry = RegistryApi(
+            table=lambda: self.table,
+            manifests=self.manifests,
+            blobs=self.blobs,
+            lists=self.lists,
+            sender=Sender(tools.pools.read, settings.server.limits.send_stall_seconds),
+            policies=policies,
+            catalog=settings.server.catalog,
+        )
+
+    async def close(self) -> None:
+        """Stop asking upstreams."""
+        await self.lists.close()
+        await self.blobs.close()
+        await self.manifests.close()
+        await self.fills.close()
+        await self.upstreams.close()
+
+    def reload(self, settings: Settings) -> list[str]:
+        """Go over to new settings; returns the names of those that need a restart.
+
+        What is under way goes on; upstreams whose settings are as they were keep their
+        connections, tokens and breakers.
+        """
+        restart = list(_restarts(self._settings, settings))
+        if settings.log != self._settings.log:
+            logs.configure(settings.log.format, settings.log.level)
+        self._settings = settings
+        self._policies.reload(settings.upstreams)
+        self.upstreams.reload(settings.upstreams)
+        self.table = routing_table(settings.upstreams, settings.default_upstream)
+        self._store.reload(settings.cache, policies_of(settings))
+        self.registry.catalog_is_open = settings.server.catalog
+        self.blobs.range_wait_seconds = settings.fill.range_wait_seconds
+        self.fills.abandon = settings.fill.abandon
+        return restart
+
+
+def policies_of(settings: Settings) -> Mapping[str, Policy]:
+    """Return the policy of each upstream."""
+    return {name: upstream.policy for name, upstream in settings.upstreams.items()}
+
+
+def _restarts(before: Settings, after: Settings) -> Iterator[str]:
+    for section, follows in _FOLLOWS.items():
+        old, new = getattr(before, section), getattr(after, section)
+        for name in type(old).model_fields:
+            if name not in follows and getattr(old, name) != getattr(new, name):
+                yield f"{section}.{name.removesuffix('_seconds').removesuffix('_bytes')}"
+
+
+def routing_table(upstreams: Mapping[str, Upstream], default: str) -> Table:
+    """Return the closed world: every name and host that means an upstream."""
+    names = {name: name for name in upstreams}
+    hosts: dict[str, str] = {}
+    for name, upstream in upstreams.items():
+        names |= dict.fromkeys(upstream.aliases, name)
+        hosts |= dict.fromkeys(upstream.hosts, name)
+    return Table(names, hosts, default)

@@ -1,0 +1,53 @@
+"""The last requests on the registry listener, for whoever wants to know what happened."""
+
+from collections import deque
+from typing import Final
+
+import msgspec
+
+KEPT: Final = 1000
+
+
+class PastRequest(msgspec.Struct, frozen=True):
+    """A request that has been answered.
+
+    ``at`` is its end in seconds since the epoch, ``waited_seconds`` the time to the head of
+    the answer, ``reason`` why a stale answer was one.
+    """
+
+    at: float
+    request_id: str
+    client: str
+    method: str
+    status: int
+    kind: str
+    upstream: str
+    repository: str
+    reference: str
+    result: str
+    reason: str
+    sent_bytes: int
+    seconds: float
+    waited_seconds: float | None
+    error: str
+
+
+class PastRequests:
+    """A bounded list; the oldest go."""
+
+    def __init__(self) -> None:
+        self._kept: deque[PastRequest] = deque(maxlen=KEPT)
+
+    def add(self, request: PastRequest) -> None:
+        """Note a request."""
+        self._kept.append(request)
+
+    def latest(self, count: int, repository: str | None = None) -> list[PastRequest]:
+        """Return the last requests, the latest first; of one ``upstream/name`` only, or of all."""
+        found: list[PastRequest] = []
+        for request in reversed(self._kept):
+            if len(found) == count:
+                break
+            if repository in {None, f"{request.upstream}/{request.repository}"}:
+                found.append(request)
+        return found

@@ -1,0 +1,133 @@
+"""Whether an endpoint may be asked now: its circuit breaker, and the pauses it asked for.
+
+The breaker counts only what the endpoint itself leaves unanswered: no connection, no head of
+an answer in time. An answer of any status closes it; what token endpoints, CDNs and bodies do
+is not the endpoint's. A 429 pauses the account that got it.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from mirror.domain.backoff import delay_seconds
+from mirror.domain.errors import (
+    RateLimitedError,
+    TroubleError,
+    UpstreamTimeoutError,
+    UpstreamTroubleError,
+)
+from mirror.domain.routing import Kind
+from mirror.runtime.clock import Clock
+
+FAILURES_TO_OPEN: Final = 3
+_OPEN_SECONDS: Final = 1.0
+_OPEN_MAX_SECONDS: Final = 15.0
+_PAUSE_SECONDS: Final = 60
+"""How long nothing is asked after a 429 that does not say."""
+_SHARE: Final = 0.9
+"""A wait that is broken off counts if it lasted for most of the endpoint's time."""
+
+
+class Door:
+    """The way to one endpoint of an upstream."""
+
+    def __init__(
+        self,
+        upstream: str,
+        patience_seconds: float,
+        clock: Clock,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Open the door.
+
+        Args:
+            upstream: Whose endpoint it is.
+            patience_seconds: How long the endpoint has for an answer.
+            clock: The time.
+            jitter: A number in [0, 1), so that mirrors do not come back together.
+        """
+        self._upstream = upstream
+        self._patience_seconds = patience_seconds
+        self._clock = clock
+        self._jitter = jitter
+        self._failures = 0
+        self._is_slow = False
+        self._opened_at = self._open_until = -1.0
+        self._probes = 0
+        self._pauses: dict[tuple[str, bool], float] = {}
+
+    def refusal(self, account: str, kind: Kind) -> TroubleError | None:
+        """Return why the endpoint is not to be asked now; ``None``: it may be."""
+        return self._pause(account, kind) or self._silence()
+
+    def pause_seconds(self, account: str) -> float:
+        """Return for how long nothing is asked for an account."""
+        return max(0.0, self._paused_until(account, Kind.MANIFEST) - self._clock.monotonic())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the breaker has broken the circuit."""
+        return self._failures >= FAILURES_TO_OPEN
+
+    @asynccontextmanager
+    async def asked(self) -> AsyncIterator[None]:
+        """Wait in here for the head of the endpoint's answer: it is told to the breaker."""
+        began_at = self._clock.monotonic()
+        is_probe = self.is_open
+        self._probes += is_probe
+        try:
+            yield
+        except UpstreamTroubleError as error:
+            self._is_slow = isinstance(error, UpstreamTimeoutError)
+            self._failed(began_at)
+            raise
+        except asyncio.CancelledError:
+            if self._clock.monotonic() - began_at >= _SHARE * self._patience_seconds:
+                self._is_slow = True
+                self._failed(began_at)
+            raise
+        else:
+            self._failures = 0
+        finally:
+            self._probes -= is_probe
+
+    def limited(self, account: str, kind: Kind, retry_after_seconds: int | None) -> None:
+        """Note a 429; one for a manifest or a list says nothing of blobs, which cost nothing."""
+        seconds = _PAUSE_SECONDS if retry_after_seconds is None else retry_after_seconds
+        self._pauses[account, kind is Kind.BLOB] = self._clock.monotonic() + seconds
+
+    def _pause(self, account: str, kind: Kind) -> TroubleError | None:
+        left_seconds = self._paused_until(account, kind) - self._clock.monotonic()
+        if left_seconds <= 0:
+            return None
+        return RateLimitedError(self._upstream, int(left_seconds + 0.999))
+
+    def _paused_until(self, account: str, kind: Kind) -> float:
+        of_all = self._pauses.get((account, True), 0.0)
+        return of_all if kind is Kind.BLOB else max(of_all, self._pauses.get((account, False), 0.0))
+
+    def _silence(self) -> TroubleError | None:
+        if not self.is_open:
+            return None
+        left_seconds = self._open_until - self._clock.monotonic()
+        if left_seconds <= 0 and not self._probes:
+            return None
+        kind = UpstreamTimeoutError if self._is_slow else UpstreamTroubleError
+        return kind(
+            f"{self._upstream} has not answered {self._failures} times; it is asked again "
+            f"in {max(1, round(left_seconds))} s"
+        )
+
+    def _failed(self, began_at: float) -> None:
+        if self.is_open and began_at < self._opened_at:
+            return  # it was on its way when the others failed
+        self._failures += 1
+        if self.is_open:
+            now = self._clock.monotonic()
+            number = self._failures - FAILURES_TO_OPEN + 1
+            self._opened_at = now
+            self._open_until = now + delay_seconds(
+                number, base=_OPEN_SECONDS, cap=_OPEN_MAX_SECONDS, jitter=self._jitter
+            )

@@ -1,0 +1,232 @@
+"""A new configuration without a restart: by signal, by file, by a ConfigMap's swap of links."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from mirror import config
+from mirror.app import running
+from mirror.app.reloading import Reloading
+from mirror.settings import Settings
+from tests.fakes.content import blob, image
+from tests.fakes.registry import FakeRegistry
+from tests.harness import MIB, Mirror
+from tests.unit.web.wire import REPOSITORY, blob_path, manifest_path
+
+ONE, TWO = image(1), image(2)
+
+
+class File:
+    """A configuration file that points at an upstream."""
+
+    def __init__(self, directory: Path, upstream: str) -> None:
+        self.path = directory / "mirror.yaml"
+        self._cache = str(directory / "cache")
+        self._upstream = upstream
+        self.write()
+
+    def write(self, upstream: str = "", hub: dict[str, Any] | None = None, **more: Any) -> None:  # noqa: ANN401 -- YAML
+        data = {
+            "server": {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"},
+            "cache": {"directory": self._cache, "min_free": 0, "max_size": "512MiB"},
+            "builtin_upstreams": False,
+            "upstreams": {
+                "docker.io": {"endpoints": [upstream or self._upstream], **(hub or {})},
+            },
+        }
+        for section, fields in more.items():
+            data[section] = {**data.get(section, {}), **fields}  # type: ignore[dict-item] # YAML
+        scratch = self.path.with_name("scratch")
+        scratch.write_text(yaml.safe_dump(data), encoding="utf-8")
+        scratch.replace(self.path)
+
+
+@pytest.fixture
+def file(tmp_path: Path, upstream: FakeRegistry) -> File:
+    return File(tmp_path, upstream.url)
+
+
+@pytest.fixture
+async def mirror(file: File, tmp_path: Path) -> AsyncIterator[Mirror]:
+    async with mirror_at(file.path, tmp_path / "cache") as up:
+        yield up
+
+
+@asynccontextmanager
+async def mirror_at(path: Path, directory: Path) -> AsyncIterator[Mirror]:
+    settings = config.load(path, {}).settings
+    async with running(settings, source=path) as up, aiohttp.ClientSession() as session:
+        yield Mirror(up, directory, session)
+
+
+async def applied(mirror: Mirror) -> float:
+    return await mirror.metric("mirror_config_reloads_total", outcome="applied")
+
+
+async def test_policies_upstreams_and_names_follow(
+    mirror: Mirror, file: File, upstream: FakeRegistry
+) -> None:
+    upstream.push(REPOSITORY, ONE, ["v1"])
+    assert (await mirror.get(manifest_path("v1"))).status == 200
+    assert (await mirror.get("/v2/quay.io/team/app/manifests/v1")).status == 404
+    assert (await mirror.get("/v2/_catalog")).status == 404
+    async with FakeRegistry() as second:
+        second.push("team/app", TWO, ["v1"])
+        file.write(
+            hub={"policy": {"deny": ["library/**"]}},
+            upstreams={
+                "docker.io": {"endpoints": [upstream.url], "policy": {"deny": ["library/**"]}},
+                "quay.io": {"endpoints": [second.url]},
+            },
+            server={"catalog": True},
+        )
+        await mirror.up.reloading.reload()
+        assert (await mirror.get(manifest_path("v1"))).status == 403
+        assert (await mirror.get("/v2/quay.io/team/app/manifests/v1")).body == TWO.content
+        assert (await mirror.get("/v2/_catalog")).status == 200
+    assert await applied(mirror) == 1
+
+
+async def test_what_is_under_way_goes_on(
+    mirror: Mirror, file: File, upstream: FakeRegistry
+) -> None:
+    pushed = blob(4 * MIB)
+    upstream.push_blob(REPOSITORY, pushed)
+    gate = upstream.hold_body(pushed.digest, after_bytes=MIB)
+    async with FakeRegistry() as second:
+        reading = asyncio.create_task(mirror.get(blob_path(pushed.digest)))
+        await gate.reached.wait()
+        file.write(second.url)
+        await mirror.up.reloading.reload()
+        gate.release()
+        assert (await reading).body == pushed.content
+        second.push(REPOSITORY, ONE, ["v1"])
+        assert (await mirror.get(manifest_path("v1"))).body == ONE.content
+        assert second.requests
+
+
+async def test_an_upstream_that_stays_keeps_its_breaker_and_budget(
+    mirror: Mirror, file: File, upstream: FakeRegistry
+) -> None:
+    upstream.options.manifest_headers = {
+        "ratelimit-limit": "100;w=21600",
+        "ratelimit-remaining": "7;w=21600",
+    }
+    upstream.push(REPOSITORY, ONE, ["v1"])
+    await mirror.get(manifest_path("v1"))
+    file.write(cache={"max_size": "256MiB"})
+    await mirror.up.reloading.reload()
+    async with mirror.session.get(f"{mirror.admin_url}/api/v1/ratelimit") as answer:
+        assert (await answer.json())["rates"][0]["remaining"] == 7
+    assert mirror.up.store.space.limit_bytes == 256 * MIB
+
+
+async def test_a_lower_bound_holds_soon(mirror: Mirror, file: File, upstream: FakeRegistry) -> None:
+    pushed = blob(2 * MIB)
+    upstream.push_blob(REPOSITORY, pushed)
+    await mirror.get(blob_path(pushed.digest))
+    await mirror.settled()
+    file.write(cache={"max_size": "1MiB"})
+    await mirror.up.reloading.reload()
+    await mirror.up.store.trim()
+    assert mirror.up.store.space.used_bytes == 0
+
+
+async def test_a_configuration_with_mistakes_changes_nothing(
+    mirror: Mirror, file: File, upstream: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream.push(REPOSITORY, ONE, ["v1"])
+    for broken in ("policy: {tag_tll: 5m}", "{", "policy: {tag_ttl: never}"):
+        file.path.write_text(broken)
+        await mirror.up.reloading.reload()
+        assert (await mirror.get(manifest_path("v1"))).status == 200
+    assert await mirror.metric("mirror_config_reloads_total", outcome="refused") == 3
+    assert await applied(mirror) == 0
+    assert "tag_tll" in caplog.text
+
+
+async def test_what_needs_a_restart_is_named(
+    mirror: Mirror, file: File, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write(
+        server={"listen": "127.0.0.1:1"},
+        cache={"memory": "1MiB"},
+        fill={"max_concurrent": 3, "range_wait": "9s"},
+    )
+    await mirror.up.reloading.reload()
+    assert "['server.listen', 'cache.memory', 'fill.max_concurrent']" in caplog.text
+
+
+class Watched:
+    """A file that is watched as a ConfigMap is mounted, by a link to a link to a directory."""
+
+    def __init__(self, volume: Path, mirror: Mirror) -> None:
+        self.volume = volume
+        self.ttls: list[float] = []
+        self.changed = asyncio.Event()
+        self.reloading = Reloading(
+            volume / "mirror.yaml",
+            self,
+            mirror.up.store.parts.pools.admin,
+            mirror.up.metrics,
+            look_every_seconds=0.01,
+        )
+
+    def __call__(self, settings: Settings) -> list[str]:
+        self.ttls.append(settings.policy.tag_ttl_seconds)
+        self.changed.set()
+        return []
+
+    async def next(self) -> float:
+        async with asyncio.timeout(10):
+            await self.changed.wait()
+        self.changed.clear()
+        return self.ttls[-1]
+
+
+@pytest.fixture
+async def watched(tmp_path: Path, mirror: Mirror) -> AsyncIterator[Watched]:
+    volume = tmp_path / "volume"
+    (volume / "first").mkdir(parents=True)
+    (volume / "first/mirror.yaml").write_text("policy: {tag_ttl: 1m}")
+    (volume / "data").symlink_to("first")
+    (volume / "mirror.yaml").symlink_to("data/mirror.yaml")
+    found = Watched(volume, mirror)
+    watching = asyncio.create_task(found.reloading.watch())
+    yield found
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_swapped_link_is_noticed(watched: Watched) -> None:
+    watched.reloading.request()
+    assert await watched.next() == 60
+    for number in (2, 3):
+        (watched.volume / str(number)).mkdir()
+        (watched.volume / f"{number}/mirror.yaml").write_text(f"policy: {{tag_ttl: {number}m}}")
+        (watched.volume / "new").symlink_to(str(number))
+        (watched.volume / "new").replace(watched.volume / "data")
+        assert await watched.next() == number * 60
+    assert len(watched.ttls) == 3
+
+
+async def test_a_signal_reloads_what_has_not_changed(watched: Watched) -> None:
+    for count in (1, 2):
+        watched.reloading.request()
+        assert await watched.next() == 60
+        assert len(watched.ttls) == count
+
+
+async def test_a_file_that_is_gone_is_waited_for(watched: Watched) -> None:
+    watched.reloading.request()
+    await watched.next()
+    (watched.volume / "data").unlink()
+    (watched.volume / "data").symlink_to("first")
+    (watched.volume / "first/mirror.yaml").write_text("policy: {tag_ttl: 5m}")
+    assert await watched.next() == 300
