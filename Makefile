@@ -40,6 +40,10 @@ e2e: $(VENV)/.dev ## Pull with real clients through real registries (root, Debia
 conformance: $(VENV)/.dev ## Run the official OCI conformance suite against the mirror (needs Go)
 	PYTHON=$(BIN)/python tests/conformance/run
 
+budget: $(VENV)/.dev ## A day of pulls within Docker Hub's limit, beside docker-registry; writes docs/pull-budget.md
+	$(BIN)/python -m tests.budget > build/pull-budget.md
+	@mv build/pull-budget.md docs/pull-budget.md
+
 bench: $(VENV)/.dev ## Measure the mirror beside Debian's docker-registry, same run, same machine
 	$(BIN)/python -m tests.bench
 

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 import mirror
 from mirror.app.reloading import Reloading
-from mirror.app.services import Services, Tools, policies_of, routing_table
+from mirror.app.services import Services, Tools, declared_pins, policies_of
 from mirror.observe import logs
 from mirror.observe.health import Health, watch_event_loop
 from mirror.observe.metrics import Metrics
@@ -27,8 +27,9 @@ from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
 from mirror.service.cache_admin import CacheAdmin
 from mirror.service.housekeeping import Housekeeping
+from mirror.service.keeping import Keeper
 from mirror.service.policies import Policies
-from mirror.settings import ListenAddress, Settings
+from mirror.settings import ListenAddress, Settings, routing_table
 from mirror.store.layout import LayoutError
 from mirror.store.store import Store
 from mirror.store.sweep import Sweep
@@ -61,6 +62,7 @@ class Running:
     fills: Fills
     cache: CacheAdmin
     reloading: Reloading
+    keeper: Keeper
 
 
 def run(settings: Settings, source: Path | None) -> int:
@@ -128,7 +130,8 @@ async def running(
         health = Health(store.is_writable)
         sweep = Sweep(store, policies.useful_seconds)
         house = Housekeeping(store, sweep, metrics)
-        for work in (*house.works(), store.keep_house(), watch_event_loop(metrics)):
+        works = (*house.works(), services.keeper.run(), store.keep_house())
+        for work in (*works, watch_event_loop(metrics)):
             stack.push_async_callback(_cancel, _started(work))
         cache, past = CacheAdmin(store, lambda: services.table, sweep), PastRequests()
         routes = (
@@ -149,6 +152,7 @@ async def running(
             services.fills,
             cache,
             Reloading(source, services.reload, pools.admin, metrics),
+            services.keeper,
         )
 
 
@@ -175,7 +179,9 @@ async def stopped_cache(settings: Settings) -> AsyncIterator[CacheAdmin]:
 def _store(
     settings: Settings, pools: Pools, tier: MemoryTier, metrics: Metrics, clock: Clock
 ) -> Store:
-    return Store(settings.cache, pools, tier, metrics, clock, policies_of(settings))
+    store = Store(settings.cache, pools, tier, metrics, clock, policies_of(settings))
+    store.pins.declare(declared_pins(settings))
+    return store
 
 
 def _admin_runner(

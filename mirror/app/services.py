@@ -4,18 +4,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mirror.domain.routing import Table
+from mirror.domain.images import parse_pin
 from mirror.observe import logs
 from mirror.observe.metrics import Metrics
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
 from mirror.service.blobs import Blobs
+from mirror.service.fetching import Fetching
+from mirror.service.keeping import Keeper
 from mirror.service.lists import Lists
 from mirror.service.manifests import Manifests
 from mirror.service.policies import Policies
 from mirror.service.pull_admin import PullAdmin
-from mirror.settings import Policy, Settings, Upstream
+from mirror.settings import Policy, Settings, routing_table
+from mirror.store.pins import Pin
 from mirror.store.store import Store
 from mirror.transfer.fills import Fills
 from mirror.transfer.sources import Sources
@@ -83,6 +86,7 @@ class Services:
             pool=tools.pools.admin,
             clock=tools.clock,
         )
+        self.keeper = Keeper(store, Fetching(self.manifests, self.blobs))
         self.pulls = PullAdmin(
             store=store,
             table=lambda: self.table,
@@ -123,6 +127,8 @@ class Services:
         self.upstreams.reload(settings.upstreams)
         self.table = routing_table(settings.upstreams, settings.default_upstream)
         self._store.reload(settings.cache, policies_of(settings))
+        self._store.pins.declare(declared_pins(settings))
+        self.keeper.wake()
         self.registry.catalog_is_open = settings.server.catalog
         self.blobs.range_wait_seconds = settings.fill.range_wait_seconds
         self.fills.abandon = settings.fill.abandon
@@ -134,19 +140,20 @@ def policies_of(settings: Settings) -> Mapping[str, Policy]:
     return {name: upstream.policy for name, upstream in settings.upstreams.items()}
 
 
+def declared_pins(settings: Settings) -> tuple[Pin, ...]:
+    """Return the pins of the configuration, whose images have been checked."""
+    table = routing_table(settings.upstreams, settings.default_upstream)
+    pins = []
+    for each in settings.pins:
+        repository, reference, held_at = parse_pin(each.image, table)
+        name, digest = str(reference), None if held_at is None else str(held_at)
+        pins.append(Pin(repository.upstream, repository.name, name, each.platforms, digest=digest))
+    return tuple(pins)
+
+
 def _restarts(before: Settings, after: Settings) -> Iterator[str]:
     for section, follows in _FOLLOWS.items():
         old, new = getattr(before, section), getattr(after, section)
         for name in type(old).model_fields:
             if name not in follows and getattr(old, name) != getattr(new, name):
                 yield f"{section}.{name.removesuffix('_seconds').removesuffix('_bytes')}"
-
-
-def routing_table(upstreams: Mapping[str, Upstream], default: str) -> Table:
-    """Return the closed world: every name and host that means an upstream."""
-    names = {name: name for name in upstreams}
-    hosts: dict[str, str] = {}
-    for name, upstream in upstreams.items():
-        names |= dict.fromkeys(upstream.aliases, name)
-        hosts |= dict.fromkeys(upstream.hosts, name)
-    return Table(names, hosts, default)

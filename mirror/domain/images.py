@@ -32,6 +32,18 @@ def parse_image(text: str, table: Table) -> tuple[Repository, Reference]:
     return route.repository, route.reference
 
 
+def parse_pin(text: str, table: Table) -> tuple[Repository, Reference, Digest | None]:
+    """Read what is to be kept: with a tag and a digest, the tag and what it is held at.
+
+    Raises as ``parse_image`` does.
+    """
+    repository, reference = parse_image(text, table)
+    if not isinstance(reference, Digest) or not names_tag(text):
+        return repository, reference, None
+    _, tag = parse_image(text.partition("@")[0], table)
+    return repository, tag, reference
+
+
 def names_tag(text: str) -> bool:
     """Return whether the name of an image has a tag."""
     return _split(text.partition("@")[0])[1] is not None

@@ -9,7 +9,7 @@ from enum import StrEnum
 import msgspec
 
 from mirror.domain.errors import MirrorError
-from mirror.domain.images import image_matches, image_name, names_tag, parse_image
+from mirror.domain.images import image_matches, image_name, parse_image, parse_pin
 from mirror.domain.names import Digest, Reference, Repository, Tag, parse_reference
 from mirror.domain.routing import Table
 from mirror.store.checking import Check, Event
@@ -51,6 +51,8 @@ class PinFacts(msgspec.Struct, frozen=True):
     digest: str | None
     stored: bool
     held: bool = False
+    declared: bool = False
+    """By the configuration, and not by a command."""
 
 
 class CacheAdmin:
@@ -123,11 +125,8 @@ class CacheAdmin:
 
     async def pin(self, text: str, platforms: Sequence[str] = ()) -> PinFacts:
         """Never evict an image, or those of its platforms; raises RefusedError."""
-        repository, reference = self._parsed(text)
-        held_at = None
-        if isinstance(reference, Digest) and names_tag(text):
-            held_at = reference
-            _, reference = self._parsed(text.partition("@")[0])
+        self._parsed(text)
+        repository, reference, held_at = parse_pin(text, self._table())
         await self._store.pin(repository, reference, tuple(platforms), held_at)
         return next(
             each for each in await self.pins() if each.image == image_name(repository, reference)
@@ -137,6 +136,12 @@ class CacheAdmin:
         """Let an image go when its time comes; returns its name, raises RefusedError."""
         repository, reference = self._parsed(text)
         name = image_name(repository, reference)
+        if self._store.pins.is_declared(repository, reference):
+            raise RefusedError(
+                RefusalCode.INVALID,
+                f"{name} is pinned by the configuration",
+                "take it out of `pins` there",
+            )
         if not await self._store.unpin(repository, reference):
             raise RefusedError(
                 RefusalCode.NOT_FOUND,
@@ -160,6 +165,7 @@ class CacheAdmin:
             digest or None,
             bool(stored),
             pin.digest is not None,
+            self._store.pins.is_declared(repository, reference),
         )
 
     async def details(self, text: str) -> ImageDetails:

@@ -14,7 +14,7 @@ from mirror.settings.server import (
     ServerTls,
 )
 from mirror.settings.units import ListenAddress, SizeOrShare
-from mirror.settings.upstreams import Credential, Upstream, UpstreamTls
+from mirror.settings.upstreams import Credential, Upstream, UpstreamTls, routing_table
 
 __all__ = [
     "Admin",
@@ -42,4 +42,5 @@ __all__ = [
     "Upstream",
     "UpstreamTls",
     "Webhook",
+    "routing_table",
 ]

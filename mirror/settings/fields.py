@@ -37,6 +37,7 @@ _HOST_MAX_CHARS: Final = 255
 _ACCOUNT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _URL_CHARS: Final = re.compile(r"[!-~]+")
 _URL_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_.~-]+)*")
+_PLATFORM: Final = re.compile(r"[a-z0-9]+/[a-z0-9]+(?:/[a-z0-9]+)?")
 _GLOB: Final = re.compile(r"[!-~]{1,512}")
 
 Number = TypeVar("Number", float, int, SizeOrShare)
@@ -113,6 +114,12 @@ def _glob(text: str) -> str:
     return text
 
 
+def _platform(text: str) -> str:
+    if not _PLATFORM.fullmatch(text):
+        raise ValueError("a platform is os/architecture or os/architecture/variant")
+    return text
+
+
 def _account(text: str) -> str:
     if not _ACCOUNT.fullmatch(text):
         raise ValueError("a name has up to 64 letters, digits, dots, dashes and underscores")
@@ -184,6 +191,9 @@ Endpoint = Annotated[str, AfterValidator(_endpoint), _schema("string", "URL", "h
 ProxyUrl = Annotated[str, AfterValidator(_proxy), _schema("string", "URL", "http://proxy:3128")]
 WebUrl = Annotated[str, AfterValidator(_web_url), _schema("string", "URL")]
 Glob = Annotated[str, AfterValidator(_glob), _schema("string", "pattern", "library/**")]
+Platform = Annotated[
+    str, AfterValidator(_platform), _schema("string", "platform", "linux/amd64", "linux/arm/v7")
+]
 AccountName = Annotated[str, AfterValidator(_account), _schema("string", "name", "ci")]
 AnyPath = Annotated[Path, BeforeValidator(_path_text), _schema("string", "path")]
 ReadableFile = Annotated[AnyPath, AfterValidator(_readable)]

@@ -6,9 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from mirror.domain.errors import MirrorError
+from mirror.domain.images import parse_pin
 from mirror.settings.fields import (
     AnyPath,
     Duration,
+    Platform,
     PositiveDuration,
     PositiveSpace,
     ReadableFile,
@@ -21,7 +24,7 @@ from mirror.settings.policy import DAY_SECONDS, Policy
 from mirror.settings.section import Later, Section
 from mirror.settings.server import Server
 from mirror.settings.units import GIB, MIB, SizeOrShare
-from mirror.settings.upstreams import BUILTIN, Upstream, clashes, with_builtin
+from mirror.settings.upstreams import BUILTIN, Upstream, clashes, routing_table, with_builtin
 
 
 class Cache(Section):
@@ -56,8 +59,8 @@ class Pin(Section):
     """An image that is never evicted, fetched when missing, and kept fresh."""
 
     image: str
-    """The image, such as `docker.io/library/alpine:3.20`."""
-    platforms: tuple[str, ...] = ()
+    """The image, such as `docker.io/library/alpine:3.20`; with a digest, the tag stays at it."""
+    platforms: tuple[Platform, ...] = ()
     """Platforms that are kept; without any, all of them."""
 
 
@@ -115,7 +118,7 @@ class Settings(Section):
     """The mirrored registries by name, merged with the well-known ones; null removes one."""
     default_upstream: str = Field(default="docker.io", validate_default=True)
     """The upstream of requests that name none."""
-    pins: Annotated[tuple[Pin, ...], Later()] = ()
+    pins: tuple[Pin, ...] = ()
     """Images that are never evicted, fetched when missing, and kept fresh."""
     prefetch: Annotated[tuple[Prefetch, ...], Later()] = ()
     """Images that are fetched at regular times."""
@@ -152,6 +155,22 @@ class Settings(Section):
         if name not in info.data.get("upstreams", {name: None}):
             raise ValueError("there is no such upstream")
         return name
+
+    @field_validator("pins", mode="after")
+    @classmethod
+    def _pins_are_images(cls, pins: tuple[Pin, ...], info: ValidationInfo) -> tuple[Pin, ...]:
+        if not {"upstreams", "default_upstream"} <= set(info.data):
+            return pins  # these have mistakes of their own
+        table = routing_table(info.data["upstreams"], info.data["default_upstream"])
+        problems = []
+        for pin in pins:
+            try:
+                parse_pin(pin.image, table)
+            except MirrorError as error:
+                problems.append(f"{pin.image[:256]!r} does not name an image: {error}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return pins
 
     @property
     def removed_upstreams(self) -> tuple[str, ...]:

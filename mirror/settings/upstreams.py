@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from mirror.domain.routing import Table
 from mirror.settings.fields import (
     AccountName,
     Endpoint,
@@ -172,3 +173,13 @@ def clashes(upstreams: Mapping[str, Upstream]) -> list[str]:
         taken += [other for other in upstream.hosts if by_host.setdefault(other, name) != name]
         problems += [f"{other} of {name} already means another upstream" for other in taken]
     return problems
+
+
+def routing_table(upstreams: Mapping[str, Upstream], default: str) -> Table:
+    """Return the closed world: every name and host that means an upstream."""
+    names = {name: name for name in upstreams}
+    hosts: dict[str, str] = {}
+    for name, upstream in upstreams.items():
+        names |= dict.fromkeys(upstream.aliases, name)
+        hosts |= dict.fromkeys(upstream.hosts, name)
+    return Table(names, hosts, default)

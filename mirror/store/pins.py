@@ -44,19 +44,37 @@ class Pins:
     def __init__(self, layout: Layout, refs: Refs) -> None:
         self._layout = layout
         self._refs = refs
-        self.all: tuple[Pin, ...] = _read(self._path)
+        self._kept = _read(self._path)
+        self._declared: tuple[Pin, ...] = ()
         self.digests: frozenset[str] = frozenset()
         self.look()
 
+    @property
+    def all(self) -> tuple[Pin, ...]:
+        """All pins; one of the configuration counts before another of the same image."""
+        others = [
+            pin for pin in self._kept if not any(_is_same(pin, each) for each in self._declared)
+        ]
+        return (*self._declared, *others)
+
+    def declare(self, pins: tuple[Pin, ...]) -> None:
+        """Set the pins of the configuration, which no command takes away."""
+        self._declared = pins
+        self.look()
+
+    def is_declared(self, repository: Repository, reference: Reference) -> bool:
+        """Tell whether there is a pin of an image in the configuration."""
+        return any(pin.names(repository, reference) for pin in self._declared)
+
     def put(self, pin: Pin) -> None:
         """Set a pin, in place of one of the same image."""
-        others = (each for each in self.all if not _is_same(each, pin))
+        others = (each for each in self._kept if not _is_same(each, pin))
         self._write((*others, pin))
 
     def drop(self, repository: Repository, reference: Reference) -> bool:
         """Take a pin away; returns whether there was one."""
-        left = tuple(each for each in self.all if not each.names(repository, reference))
-        if len(left) == len(self.all):
+        left = tuple(each for each in self._kept if not each.names(repository, reference))
+        if len(left) == len(self._kept):
             return False
         self._write(left)
         return True
@@ -88,7 +106,7 @@ class Pins:
 
     def _write(self, pins: tuple[Pin, ...]) -> None:
         self._layout.replace_file(self._path, msgspec.json.encode(pins))
-        self.all = pins
+        self._kept = pins
         self.look()
 
     def _covered(self, pin: Pin) -> Iterator[str]:
@@ -116,7 +134,7 @@ class Pins:
         for link in manifest.links:
             if link.kind is LinkKind.BLOB:
                 yield str(link.digest)
-            elif not is_index(manifest.media_type) or _is_chosen(link.platform, platforms):
+            elif not is_index(manifest.media_type) or is_chosen(link.platform, platforms):
                 yield from self._below(link.digest, platforms, depth - 1)
 
     def _manifest(self, digest: Digest) -> Manifest | None:
@@ -126,7 +144,8 @@ class Pins:
             return None
 
 
-def _is_chosen(platform: str | None, platforms: tuple[str, ...]) -> bool:
+def is_chosen(platform: str | None, platforms: tuple[str, ...]) -> bool:
+    """Tell whether the image of a platform is kept; without a choice, every one is."""
     return not platforms or platform is None or platform in platforms
 
 

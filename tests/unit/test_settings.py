@@ -282,13 +282,24 @@ def test_a_secret_is_never_shown() -> None:
             {"upstreams": {"x": {"credentials": {"cloud": "ecr"}}}},
             "upstreams.x.credentials.0.cloud",
         ),
-        ({"pins": [{"image": "docker.io/library/alpine"}]}, "pins"),
         ({"prefetch": [{"images": ["x"], "every": "6h"}]}, "prefetch"),
         ({"webhooks": [{"url": "https://hooks.example"}]}, "webhooks"),
     ],
 )
 def test_what_is_not_built_yet_is_refused(given: dict[str, Any], key: str) -> None:
     assert mistakes(**given)[key] == "not available yet"
+
+
+@pytest.mark.parametrize(
+    ("pin", "key", "said"),
+    [
+        ({"image": "Alpine"}, "pins", "does not name an image"),
+        ({"image": "no.such.host/app"}, "pins", "does not name an image"),
+        ({"image": "alpine", "platforms": ["amd64"]}, "pins.0.platforms.0", "os/architecture"),
+    ],
+)
+def test_pins_are_checked(pin: dict[str, Any], key: str, said: str) -> None:
+    assert said in mistakes(pins=[pin])[key]
 
 
 def test_what_is_not_built_yet_may_have_its_default() -> None:

@@ -1,0 +1,1 @@
+"""A day of pulls by many nodes against a registry with Docker Hub's pull limit."""
