@@ -1,0 +1,86 @@
+"""``mirror healthcheck``: whether the running mirror takes requests, as an exit code."""
+
+import http.client
+import json
+from contextlib import closing
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+import typer
+
+from mirror.cli.options import (
+    FAILED,
+    ConfigOption,
+    JsonOption,
+    Output,
+    OutputOption,
+    complain,
+    load_settings,
+    write,
+)
+
+_SECONDS: Final = 4.0
+"""Less than the five seconds that container engines and systemd usually allow."""
+_BODY_MAX_BYTES: Final = 4096
+_PATH: Final = "/readyz"
+
+
+def healthcheck(
+    *,
+    config: ConfigOption = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="Ask this http:// address instead; 200 is healthy.",
+            show_default=False,
+        ),
+    ] = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """Ask the mirror of this configuration whether it takes requests: exit code 0, or 1 if not."""
+    asked = url or f"http://{load_settings(config).settings.server.admin_listen.local()}{_PATH}"
+    reasons = _reasons_not_ready(asked)
+    if output is Output.JSON:
+        write(json.dumps({"ready": not reasons, "url": asked, "reasons": reasons}, indent=2))
+    elif reasons:
+        complain(*(f"not ready: {reason}" for reason in reasons))
+    else:
+        write("ready")
+    if reasons:
+        raise typer.Exit(FAILED)
+
+
+def _reasons_not_ready(url: str) -> list[str]:
+    """Return why a URL does not answer 200; empty if it does."""
+    split = urlsplit(url)
+    try:
+        host, port = split.hostname, split.port
+    except ValueError:
+        host, port = None, None
+    if split.scheme != "http" or not host:
+        raise typer.BadParameter("not an http:// address", param_hint="--url")
+    try:
+        # Not urllib, which would ask the proxy of the environment.
+        with closing(http.client.HTTPConnection(host, port, timeout=_SECONDS)) as connection:
+            connection.request("GET", split.path or "/")
+            answer = connection.getresponse()
+            body = answer.read(_BODY_MAX_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return [f"{url} does not answer: {reason}"]
+    if answer.status == http.client.OK:
+        return []
+    return _told(body) or [f"{url} answers {answer.status} {answer.reason}"]
+
+
+def _told(body: bytes) -> list[str]:
+    """Return the reasons in the body of ``/readyz``, if it is one."""
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return []
+    reasons = told.get("reasons") if isinstance(told, dict) else None
+    return [str(each) for each in reasons] if isinstance(reasons, list) else []
