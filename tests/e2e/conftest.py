@@ -31,6 +31,7 @@ TOOLS = (
     "docker",
     "podman",
     "buildah",
+    "debootstrap",
     "skopeo",
     "busybox",
 )
