@@ -33,7 +33,7 @@ format: $(VENV)/.dev ## Format the code and apply safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-e2e: $(VENV)/.dev ## Pull with real clients through real registries (root, Debian; installs packages)
+e2e: $(VENV)/.e2e ## Pull with real clients through real registries (root, Debian, Go; installs packages)
 	tests/e2e/install
 	$(BIN)/pytest tests/e2e
 
@@ -91,4 +91,8 @@ $(VENV)/.runtime: $(BIN)/python requirements/runtime.txt requirements/build.txt 
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@$(PIP) install --no-deps --require-hashes -r requirements/dev.txt || $(NO_PACKAGES)
+	@touch $@
+
+$(VENV)/.e2e: $(VENV)/.dev requirements/e2e.txt
+	@$(PIP) install --no-deps --require-hashes -r requirements/e2e.txt || $(NO_PACKAGES)
 	@touch $@

@@ -32,6 +32,7 @@ TOOLS = (
     "podman",
     "buildah",
     "debootstrap",
+    "promtool",
     "skopeo",
     "busybox",
 )
@@ -65,6 +66,14 @@ def cache_directory() -> Path:
     named = os.environ.get("MIRROR_E2E_CACHE")
     xdg = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(named) if named else Path(xdg) / "mirror-e2e"
+
+
+def tool(name: str) -> Path:
+    """Return a program that tests/e2e/install built."""
+    path = cache_directory() / "bin" / name
+    if not path.exists():
+        pytest.fail(f"{path} is not there: run tests/e2e/install as root")
+    return path
 
 
 @pytest.fixture(scope="session")

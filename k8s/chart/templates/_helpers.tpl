@@ -1,0 +1,164 @@
+{{- define "mirror.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}{{ .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else -}}{{ printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "mirror.selector" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "mirror.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{ include "mirror.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "mirror.metadata" -}}
+name: {{ .name }}
+namespace: {{ .root.Release.Namespace }}
+labels: {{- include "mirror.labels" .root | nindent 2 }}
+{{- with .labels }}
+{{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .annotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "mirror.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}{{ default (include "mirror.fullname" .) .Values.serviceAccount.name }}
+{{- else -}}{{ default "default" .Values.serviceAccount.name }}{{- end -}}
+{{- end -}}
+
+{{- define "mirror.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}{{ .repository }}@{{ .digest }}
+{{- else -}}{{ .repository }}:{{ default $.Chart.AppVersion .tag }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "mirror.adminSecret" -}}
+{{- default (printf "%s-admin" (include "mirror.fullname" .)) .Values.admin.existingSecret -}}
+{{- end -}}
+
+{{- define "mirror.secrets" -}}
+{{- if .Values.existingSecret -}}{{ .Values.existingSecret }}
+{{- else if .Values.secrets -}}{{ include "mirror.fullname" . }}-secrets{{- end -}}
+{{- end -}}
+
+{{- define "mirror.claims" -}}
+{{- if and .Values.persistence.enabled (ne .Values.kind "DaemonSet") -}}true{{- end -}}
+{{- end -}}
+
+{{- define "mirror.replicas" -}}
+{{- if and (eq .Values.kind "Deployment") (include "mirror.claims" .) (gt (int .Values.replicas) 1) -}}
+{{- fail "a Deployment with a claim has one replica: set persistence.enabled=false or kind=StatefulSet" -}}
+{{- end -}}
+{{- int .Values.replicas -}}
+{{- end -}}
+
+{{- define "mirror.securityContext" -}}
+allowPrivilegeEscalation: false
+capabilities: {drop: [ALL]}
+readOnlyRootFilesystem: true
+{{- end -}}
+
+{{- define "mirror.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "mirror.pod" -}}
+{{- $name := include "mirror.fullname" . -}}
+metadata:
+  labels: {{- include "mirror.selector" . | nindent 4 }}
+    {{- with .Values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
+  annotations:
+    checksum/config: {{ toYaml .Values.config | sha256sum }}
+    {{- with .Values.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
+spec:
+  serviceAccountName: {{ include "mirror.serviceAccount" . }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+  securityContext: {{- include "mirror.podSecurityContext" . | nindent 4 }}
+  {{- with .Values.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- range $key := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
+  {{- with index $.Values $key }}
+  {{ $key }}: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- end }}
+  containers:
+    - name: mirror
+      image: {{ include "mirror.image" . | quote }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args: [serve, --config, /etc/mirror/mirror.yaml]
+      env:
+        - {name: MIRROR_SERVER__LISTEN, value: ":5000"}
+        - {name: MIRROR_SERVER__ADMIN_LISTEN, value: ":5001"}
+        - {name: MIRROR_SERVER__ADMIN__TOKEN_FILE, value: /etc/mirror/admin/token}
+        - {name: MIRROR_CACHE__DIRECTORY, value: /var/lib/mirror}
+        {{- with .Values.extraEnv }}{{ toYaml . | nindent 8 }}{{ end }}
+      ports:
+        - name: registry
+          containerPort: 5000
+          protocol: TCP
+          {{- if and (eq .Values.kind "DaemonSet") (int .Values.hostPort) }}
+          hostPort: {{ int .Values.hostPort }}
+          {{- end }}
+        - {name: admin, containerPort: 5001, protocol: TCP}
+      # Never a question to upstream: an outage there must not restart or empty anything here.
+      startupProbe: {httpGet: {path: /readyz, port: admin}, periodSeconds: 2, failureThreshold: 150}
+      readinessProbe: {httpGet: {path: /readyz, port: admin}, periodSeconds: 5, timeoutSeconds: 4}
+      livenessProbe: {httpGet: {path: /livez, port: admin}, periodSeconds: 10, timeoutSeconds: 9, failureThreshold: 6}
+      # The listener closes at once on SIGTERM: first let the Service forget this Pod.
+      lifecycle: {preStop: {sleep: {seconds: {{ .Values.preStopSeconds }}}}}
+      securityContext: {{- include "mirror.securityContext" . | nindent 8 }}
+      resources: {{- toYaml .Values.resources | nindent 8 }}
+      volumeMounts:
+        - {name: cache, mountPath: /var/lib/mirror}
+        - {name: config, mountPath: /etc/mirror/mirror.yaml, subPath: mirror.yaml, readOnly: true}
+        - {name: admin, mountPath: /etc/mirror/admin, readOnly: true}
+        {{- if include "mirror.secrets" . }}
+        - {name: secrets, mountPath: /etc/mirror/secrets, readOnly: true}
+        {{- end }}
+        {{- with .Values.extraVolumeMounts }}{{ toYaml . | nindent 8 }}{{ end }}
+  volumes:
+    - {name: config, configMap: {name: {{ $name }}}}
+    - {name: admin, secret: {secretName: {{ include "mirror.adminSecret" . }}, defaultMode: 288}}
+    {{- with include "mirror.secrets" . }}
+    - {name: secrets, secret: {secretName: {{ . }}, defaultMode: 288}}
+    {{- end }}
+    {{- if and (eq .Values.kind "DaemonSet") .Values.persistence.hostPath }}
+    - {name: cache, hostPath: {path: {{ .Values.persistence.hostPath | quote }}, type: Directory}}
+    {{- else if not (include "mirror.claims" .) }}
+    - {name: cache, emptyDir: {sizeLimit: {{ .Values.persistence.emptyDirSize }}}}
+    {{- else if eq .Values.kind "Deployment" }}
+    - {name: cache, persistentVolumeClaim: {claimName: {{ default $name .Values.persistence.existingClaim }}}}
+    {{- end }}
+    {{- with .Values.extraVolumes }}{{ toYaml . | nindent 4 }}{{ end }}
+{{- end -}}
+
+{{- define "mirror.claimSpec" -}}
+accessModes: {{ toJson .accessModes }}
+{{- with .storageClass }}
+storageClassName: {{ . }}
+{{- end }}
+resources: {requests: {storage: {{ .size }}}}
+{{- end -}}
