@@ -40,6 +40,10 @@ e2e: $(VENV)/.e2e ## Pull with real clients through real registries (root, Debia
 conformance: $(VENV)/.dev ## Run the official OCI conformance suite against the mirror (needs Go)
 	PYTHON=$(BIN)/python tests/conformance/run
 
+never-worse: $(VENV)/.dev ## Pull with real clients while upstream is in trouble (root); writes docs/never-worse.md
+	$(BIN)/python -m tests.never_worse > build/never-worse.md
+	@mv build/never-worse.md docs/never-worse.md
+
 budget: $(VENV)/.dev ## A day of pulls within Docker Hub's limit, beside docker-registry; writes docs/pull-budget.md
 	$(BIN)/python -m tests.budget > build/pull-budget.md
 	@mv build/pull-budget.md docs/pull-budget.md

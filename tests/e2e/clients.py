@@ -11,7 +11,7 @@ from typing import ClassVar
 import grpc
 
 from . import protobuf
-from .daemon import CommandError, Daemon, run
+from .daemon import CommandError, Daemon, Patience, run
 from .seed import Image
 
 REGISTRIES = ("docker.io", "ghcr.io", "private.example")
@@ -139,7 +139,7 @@ class Cri(Containerd):
                     request_serializer=bytes,
                     response_deserializer=bytes,
                 )
-                answer = call(wanted, timeout=120)
+                answer = call(wanted, timeout=Patience.seconds)
         # ImageStatusResponse.image = 1, Image.repo_digests = 3
         names = [name for found in protobuf.read(answer, 1) for name in protobuf.read(found, 3)]
         return {name.decode().rpartition("@")[2] for name in names}

@@ -15,6 +15,12 @@ import pytest
 POLL_SECONDS = 0.02
 
 
+class Patience:
+    """How long a command of a client may take."""
+
+    seconds: float = 120
+
+
 def free_port() -> int:
     """Return a loopback port that nobody listens on at the moment."""
     with socket.socket() as probe:
@@ -115,7 +121,7 @@ class Daemon:
 
 
 def run(
-    *command: str | Path, environment: dict[str, str] | None = None, seconds: float = 120
+    *command: str | Path, environment: dict[str, str] | None = None, seconds: float | None = None
 ) -> str:
     """Run a command to its end and return its output; raise ``CommandError`` if it fails."""
     done = subprocess.run(
@@ -123,7 +129,7 @@ def run(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=Patience.seconds if seconds is None else seconds,
         check=False,
         env=plain_environment() | (environment or {}),
     )
