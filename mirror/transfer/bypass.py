@@ -93,9 +93,13 @@ class Bypass:
             before = offset
             try:
                 async with aclosing(self._pieces(offset, stop)) as pieces:
-                    async for piece in pieces:
+                    async with patience.attempt():
+                        piece = await anext(pieces, None)
+                    patience.heard()
+                    while piece is not None:
                         offset += len(piece)
                         yield piece
+                        piece = await anext(pieces, None)
                 if stop is None:
                     return
                 if offset < stop:

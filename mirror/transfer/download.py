@@ -21,6 +21,7 @@ from mirror.store.space import NoSpaceError
 from mirror.store.store import Store
 from mirror.transfer.appender import Appender
 from mirror.transfer.fill import Fill
+from mirror.transfer.patience import Patience
 from mirror.transfer.slots import Slots
 from mirror.upstream.registry import BlobStream
 
@@ -54,14 +55,6 @@ class Source(Protocol):
         self, endpoint: str, repository: Repository, digest: Digest, error: MirrorError
     ) -> None:
         """Note that an endpoint has sent wrong content."""
-        ...
-
-
-class Patience(Protocol):
-    """Decides whether a broken download goes on, and after how long."""
-
-    async def after(self, error: TroubleError, gained_bytes: int) -> None:
-        """Wait before the next try, or raise *error* if it was the last."""
         ...
 
 
@@ -206,7 +199,7 @@ class Download:
                 opening = self._upstream.open(
                     source, fill.digest, (before_bytes, None), self._avoided()
                 )
-                async with opening as stream:
+                async with self._patience.attempt(), opening as stream:
                     return await self._receive(stream, source), source
             except ContentMismatchError as error:
                 await self._mistrust(error, source, gained_bytes=fill.received_bytes - before_bytes)
@@ -307,6 +300,7 @@ class Download:
 
     async def _append(self, chunk: bytes, appender: Appender) -> None:
         fill = self._fill
+        self._patience.heard()
         await self._slots.take(fill)  # it may have had to give way
         whole_bytes = fill.received_bytes + len(chunk)
         if fill.size_bytes is not None and whole_bytes > fill.size_bytes:
@@ -362,6 +356,7 @@ class Download:
         prefix_hash: hashlib._Hash = self._fill.digest.new_hash()
         missing_bytes = partial.length_bytes
         async for chunk in chunks:
+            self._patience.heard()
             await self._pool.run(prefix_hash.update, chunk[:missing_bytes])
             rest = chunk[missing_bytes:]
             missing_bytes -= min(missing_bytes, len(chunk))

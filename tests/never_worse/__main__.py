@@ -65,8 +65,9 @@ class Run:
     def _through(self, trouble: Trouble, kept: Image) -> None:
         _log.warning("%s: %s", self._target.name, trouble.name)
         self._town.heal()
-        new = [self._town.push(f"new-{client.name}") for client in self._clients]
-        probe = self._town.push("probe")
+        mark = trouble.name.lower().replace(" ", "-").replace(",", "").replace(":", "")
+        new = [self._town.push(f"{mark}-{client.name}") for client in self._clients]
+        probe = self._town.push(mark)
         is_up = trouble.at_start or self._target.start(self._town.endpoint)
         trouble.begin(self._town)
         if trouble.at_start:

@@ -145,6 +145,14 @@ def _down_in_mid_pull(town: Town) -> None:
     town.do(lambda: town.registry.fail(cut_and_go, kind="blob"))
 
 
+def _hang_in_body(town: Town) -> None:
+    def hang_once_and_for_all() -> None:
+        town.registry.fail(faults.hang_in_body(50_000), kind="blob", times=1)
+        town.registry.fail(faults.hang_in_body(), kind="blob")
+
+    town.do(hang_once_and_for_all)
+
+
 def _no_name(town: Town) -> None:
     town.endpoint = _NOWHERE
 
@@ -170,7 +178,7 @@ TROUBLES = (
     Trouble("down at start", _refuse, at_start=True),
     Trouble("goes down in mid-pull", _down_in_mid_pull),
     Trouble("hangs before headers", _always(faults.hang())),
-    Trouble("hangs in the body", _always(faults.hang_in_body(50_000), kind="blob")),
+    Trouble("hangs in the body", _hang_in_body),
     Trouble("429, Retry-After: 30", _always(faults.too_many_requests(30))),
     Trouble("429", _always(faults.too_many_requests())),
     Trouble("500", _always(faults.status(500))),

@@ -3,7 +3,13 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,6 +114,12 @@ class Hasty:
 
     def __init__(self, tries: int = 2) -> None:
         self._left = tries
+
+    def attempt(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    def heard(self) -> None:
+        pass
 
     async def after(self, error: TroubleError, gained_bytes: int) -> None:
         self._left -= not gained_bytes

@@ -1,16 +1,18 @@
 """A download that breaks goes on where it broke, while the process lives."""
 
+import asyncio
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from mirror.settings import Policy, Timeouts
+from mirror.transfer import patience
 from tests.fakes import faults
 from tests.fakes.content import blob, image
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.script import Fault
-from tests.harness import MIB, Mirror, mirror_of
+from tests.harness import MIB, QUICK, Mirror, mirror_of
 from tests.unit.transfer.helpers import REPOSITORY, path
 
 STALL = Policy(timeouts=Timeouts(response_seconds=3, idle_seconds=0.1))
@@ -135,3 +137,25 @@ async def test_an_empty_answer_for_a_blob_that_is_not_empty(
     assert got.status == 502
     await mirror.settled()
     assert not mirror.stored(pushed.digest).exists()
+
+
+@pytest.mark.parametrize("then", [faults.hang(), faults.hang_in_body()], ids=["head", "body"])
+async def test_a_body_that_hangs_for_good_ends_soon_after_its_idle_time(
+    tmp_path: Path, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch, then: Fault
+) -> None:
+    """Five tries of thirty seconds each would be longer than any client waits."""
+    monkeypatch.setattr(patience, "GAIN_SECONDS", 0.3)
+    pushed = blob(MIB)
+    upstream.push_blob(REPOSITORY, pushed)
+    upstream.fail(faults.hang_in_body(100_000), kind="blob", times=1)
+    upstream.fail(then, kind="blob")
+    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await mirror.get(path(pushed.digest))
+        assert asyncio.get_running_loop().time() - began < QUICK.idle_seconds + 1
+        await mirror.settled()
+
+        upstream.heal()
+        assert (await mirror.get(path(pushed.digest))).body == pushed.content
+    assert upstream.bytes_sent(pushed.digest) < MIB + 200_000, "it went on with what it had"
