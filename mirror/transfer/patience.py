@@ -1,6 +1,6 @@
 """Whether a broken download goes on: progress is the measure.
 
-A download that gains bytes goes on without end. One that has broken has five tries, and ten
+A download that gains bytes goes on without end. One that has broken has five tries, and eight
 seconds, to gain the next byte: a client that waits for it learns soon that it will not come.
 """
 
@@ -15,7 +15,7 @@ from mirror.domain.errors import TroubleError, UpstreamTimeoutError
 from mirror.observe.metrics import Metrics
 
 _TRIES_WITHOUT_PROGRESS: Final = 5
-GAIN_SECONDS: Final = 10.0
+GAIN_SECONDS: Final = 8.0
 _BACKOFF_BASE_SECONDS: Final = 0.2
 _BACKOFF_CAP_SECONDS: Final = 5.0
 

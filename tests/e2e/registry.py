@@ -37,6 +37,10 @@ class Registry:
             }
         }
 
+    def proxy(self, upstream: str) -> None:
+        """Be a pull-through cache of another registry."""
+        self._settings["proxy"] = {"remoteurl": upstream}
+
     def forbid_writes(self) -> None:
         """Keep the directory as it is."""
         self._settings["storage"]["maintenance"]["readonly"] = {"enabled": True}

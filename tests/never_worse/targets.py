@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
 
@@ -51,13 +51,6 @@ class Ours:
         self._mirror.stop()
 
 
-class _Proxy(Registry):
-    def __init__(self, work: Path, port: int, endpoint: str) -> None:
-        super().__init__(work, work / "storage", port)
-        proxy: dict[str, Any] = {"remoteurl": endpoint}
-        self._settings["proxy"] = proxy
-
-
 class Theirs:
     """Debian's docker-registry as a pull-through cache."""
 
@@ -72,7 +65,8 @@ class Theirs:
 
     def start(self, endpoint: str) -> bool:
         """Start with an upstream; it does not without one (FIELD, trap 21)."""
-        self._registry = _Proxy(self._work, self.port, endpoint)
+        self._registry = Registry(self._work, self._work / "storage", self.port)
+        self._registry.proxy(endpoint)
         try:
             self._registry.start()
         except pytest.fail.Exception:
