@@ -6,7 +6,7 @@ What is done is decided in ``domain/decisions.py``; here it is carried out.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from mirror.domain.decisions import Action, Gone, Have, Situation, Upstream, decide
 from mirror.domain.errors import (
@@ -26,6 +26,8 @@ from mirror.settings import Timeouts
 
 T = TypeVar("T")
 OFFLINE = "policy.mode is offline"
+_SHARE: Final = 0.98
+"""Of the time for an answer: when it is over, ours is to be out."""
 _log = get_logger("service")
 
 
@@ -120,7 +122,9 @@ async def _asked(
     case: Case[T], ask: Callable[[], Asking[T]], *, is_usable: bool
 ) -> tuple[T, Served]:
     asking, timeouts, held = ask(), case.terms.timeouts, case.held
-    limit_seconds = timeouts.revalidate_seconds if is_usable else timeouts.response_seconds
+    limit_seconds = timeouts.response_seconds
+    if is_usable:
+        limit_seconds = _SHARE * timeouts.revalidate_seconds
     error: MirrorError
     try:
         value = await asyncio.wait_for(asyncio.shield(asking.task), limit_seconds)
