@@ -137,10 +137,10 @@ def explain(
     if explanation is not None:
         write(_explanation_text(explanation))
     if requests:
-        head = ("", "METHOD", "WHAT", "STATUS", "RESULT", "WAITED", "SENT")
+        head = ("", "METHOD", "WHAT", "STATUS", "RESULT", "WAITED", "SENT", "PULLS", "ASKED")
         title = "The last requests of its repository:" if reference else "The last requests:"
         write(f"\n{title}" if reference else title)
-        write(table(head, [_request_row(each) for each in requests], right=(5, 6)))
+        write(table(head, [_request_row(each) for each in requests], right=(5, 6, 7)))
     else:
         complain("nobody has asked for it since the mirror started")
 
@@ -197,4 +197,6 @@ def _request_row(request: "PastRequest") -> tuple[str, ...]:
         request.result + reason,
         "" if waited is None else f"{waited * 1000:.0f} ms",
         human_size(request.sent_bytes),
+        str(request.pulls) if request.pulls else "",
+        request.endpoint,
     )

@@ -12,7 +12,9 @@ class PastRequest(msgspec.Struct, frozen=True):
     """A request that has been answered.
 
     ``at`` is its end in seconds since the epoch, ``waited_seconds`` the time to the head of
-    the answer, ``reason`` why a stale answer was one.
+    the answer, ``reason`` why a stale answer was one. ``endpoint`` is where
+    upstream was asked for it (empty: nobody was, or another request had asked), ``pulls`` what
+    that cost of its budget.
     """
 
     at: float
@@ -30,6 +32,8 @@ class PastRequest(msgspec.Struct, frozen=True):
     seconds: float
     waited_seconds: float | None
     error: str
+    endpoint: str = ""
+    pulls: int = 0
 
 
 class PastRequests:

@@ -52,6 +52,11 @@ class Question:
         path = f"{endpoint.url}/v2/{self.repository.name}/{self.path}"
         return f"{path}?{query}" if query else path
 
+    @property
+    def counts_as_pull(self) -> bool:
+        """Whether upstreams with a pull limit count this (Docker Hub: HEAD and blobs are free)."""
+        return self.kind is Kind.MANIFEST and self.method == "GET"
+
     def headers(self) -> dict[str, str]:
         """Return the headers that depend on the question."""
         headers = {"Accept": self.accept or "*/*"}

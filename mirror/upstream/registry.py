@@ -7,7 +7,6 @@ from collections.abc import (
     Callable,
     Collection,
     Iterator,
-    Mapping,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from mirror.domain.names import Digest, Reference, Repository
 from mirror.domain.routing import Kind
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
+from mirror.runtime import trail
 from mirror.runtime.clock import Clock
 from mirror.settings import Upstream
 from mirror.upstream.accounts import ANONYMOUS_NAME, Account, Accounts
@@ -263,6 +263,7 @@ class Registry:
             if closed is not None:
                 refusals.append(Refusal(endpoint, closed))
                 continue
+            trail.asked(endpoint.url)
             try:
                 async with share(len(self._endpoints) - number, self._response_seconds):
                     answer = await self._ask(endpoint, question, account, read)
@@ -311,7 +312,7 @@ class Registry:
             raise
         try:
             if not reply.foreign:
-                self._read_rate_limit(account, reply.response.headers)
+                self._read_rate_limit(account, question, reply.response)
             raise_refusal(reply, question)
         except RateLimitedError as error:
             if not reply.foreign:
@@ -342,10 +343,14 @@ class Registry:
                 reason=str(error),
             )
 
-    def _read_rate_limit(self, account: Account, headers: Mapping[str, str]) -> None:
-        reading = Reading.of(headers, self._clock.wall())
+    def _read_rate_limit(
+        self, account: Account, question: Question, response: aiohttp.ClientResponse
+    ) -> None:
+        reading = Reading.of(response.headers, self._clock.wall())
         if reading is None:
             return
+        if question.counts_as_pull and response.status < 400:
+            trail.paid()
         before = self._budgets.get(account.name)
         budget = Budget((reading,)) if before is None else before.plus(reading)
         self._budgets[account.name] = budget

@@ -55,6 +55,8 @@ def _fields(
         "seconds": round(seconds, 6),
         "user_agent": request.headers.get("User-Agent", "")[:200],
     }
+    if facts.trail.endpoint:
+        fields |= {"endpoint": facts.trail.endpoint, "pulls": facts.trail.pulls}
     if facts.error:
         fields["error"] = facts.error
     if not facts.repository:
@@ -81,4 +83,6 @@ def _past(request: web.BaseRequest, response: web.StreamResponse, seconds: float
         round(seconds, 6),
         facts.first_byte_seconds,
         facts.error,
+        facts.trail.endpoint,
+        facts.trail.pulls,
     )

@@ -11,6 +11,7 @@ from aiohttp import web
 from mirror.domain.errors import ErrorCode
 from mirror.domain.routing import Kind
 from mirror.observe.metrics import Metrics, Result
+from mirror.runtime.trail import Trail
 from mirror.service.served import Served
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -41,6 +42,8 @@ class Facts:
     error: str = ""
     cut: bool = False
     """The connection was closed before the announced end."""
+    trail: Trail = field(default_factory=Trail)
+    """What it made upstream do."""
     left: bool = False
     """The client went away before the end, as parallel range readers do all the time."""
 

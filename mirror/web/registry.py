@@ -19,7 +19,7 @@ from mirror.domain.ranges import Span, Unsatisfiable, select
 from mirror.domain.routing import Kind, Route, Table
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Result
-from mirror.runtime import via
+from mirror.runtime import trail, via
 from mirror.service.blobs import Blobs
 from mirror.service.lists import Listing, Lists
 from mirror.service.manifests import Manifests
@@ -98,6 +98,7 @@ class RegistryApi:
         if via.is_loop(chain):
             raise LoopError
         via.incoming.set(chain)
+        facts.trail = trail.begin()
         route = self._table().parse(path, query, request.headers.get(hdrs.HOST, ""))
         facts.kind = route.kind
         if route.repository is not None:

@@ -1,5 +1,6 @@
 """Budgets, explanations, past requests and refreshes, asked of a running mirror."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -165,6 +166,35 @@ async def test_the_last_requests_are_told(mirror: Mirror, upstream: FakeRegistry
     assert (last["status"], last["result"]) == (404, "error")
     assert "manifest unknown" in last["error"]
     assert len((await ask(mirror, "/requests?limit=1"))[1]["requests"]) == 1
+
+
+async def test_a_past_request_says_who_was_asked_and_what_it_cost(
+    mirror: Mirror, upstream: FakeRegistry, clock: FakeClock
+) -> None:
+    upstream.options.manifest_headers = dict(LIMITED)
+    blob = f"/v2/{REPOSITORY}/blobs/{ONE.blobs[0].digest}"
+    for path in (manifest_path("v1"), manifest_path("v1"), blob):
+        await mirror.get(path)
+    clock.advance(700)
+    await mirror.get(manifest_path("v1"))  # a HEAD, which is free
+    upstream.fail(faults.status(503))
+    await mirror.get(manifest_path("nope"))
+    requests = (await ask(mirror, "/requests"))[1]["requests"]
+    told = [(each["result"], each["endpoint"], each["pulls"]) for each in reversed(requests)]
+    assert told == [
+        ("miss", upstream.url, 1),
+        ("hit", "", 0),
+        ("miss", upstream.url, 0),
+        ("revalidated", upstream.url, 0),
+        ("error", upstream.url, 0),
+    ]
+
+
+async def test_who_joins_has_cost_nothing(mirror: Mirror, upstream: FakeRegistry) -> None:
+    upstream.options.manifest_headers = dict(LIMITED)
+    await asyncio.gather(*(mirror.get(manifest_path("v1")) for _ in range(5)))
+    requests = (await ask(mirror, "/requests"))[1]["requests"]
+    assert sorted(each["pulls"] for each in requests) == [0, 0, 0, 0, 1]
 
 
 async def test_a_refresh_asks_whatever_the_age(mirror: Mirror, upstream: FakeRegistry) -> None:
