@@ -17,6 +17,7 @@ from mirror.service.lists import Lists
 from mirror.service.manifests import Manifests
 from mirror.service.policies import Policies
 from mirror.service.pull_admin import PullAdmin
+from mirror.service.quota import Quota
 from mirror.settings import Policy, Settings, routing_table
 from mirror.store.pins import Pin
 from mirror.store.store import Store
@@ -86,7 +87,9 @@ class Services:
             pool=tools.pools.admin,
             clock=tools.clock,
         )
-        self.keeper = Keeper(store, Fetching(self.manifests, self.blobs))
+        quota = Quota(self.upstreams, policies, tools.clock)
+        fetching = Fetching(self.manifests, self.blobs, self.lists, quota)
+        self.keeper = Keeper(store, fetching)
         self.pulls = PullAdmin(
             store=store,
             table=lambda: self.table,

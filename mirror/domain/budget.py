@@ -66,6 +66,12 @@ class Budget:
             return 1.0
         return min(1.0, self.last.remaining / self.last.limit)
 
+    def allows_one(self, now: float, kept_share: float) -> bool:
+        """Return whether one more pull leaves at least a share of the limit to others."""
+        if not self.is_known(now) or not self.last.limit:
+            return True
+        return self.last.remaining - 1 >= kept_share * self.last.limit
+
     def empty_in_seconds(self, now: float) -> float | None:
         """Return when nothing is left if it goes on like this; ``None``: it does not shrink."""
         first, last = self.readings[0], self.last

@@ -11,7 +11,7 @@ from mirror.domain.errors import MirrorError
 from mirror.domain.images import image_name
 from mirror.domain.names import Repository, parse_reference
 from mirror.observe.logs import get_logger
-from mirror.service.fetching import Fetching
+from mirror.service.fetching import Fetching, Wish
 from mirror.store.pins import Pin
 from mirror.store.store import Store
 
@@ -57,7 +57,9 @@ class Keeper:
         reference = parse_reference(pin.reference)
         name = image_name(repository, reference)
         try:
-            fetched = await self._fetching.image(repository, reference, pin.platforms)
+            fetched = await self._fetching.image(
+                repository, reference, Wish(platforms=pin.platforms)
+            )
         except MirrorError as error:
             _log.warning("a pinned image is not whole", image=name, reason=str(error))
             return

@@ -6,17 +6,15 @@ set, and when a tag or a manifest of such a repository comes in.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from mirror.domain.errors import MirrorError
-from mirror.domain.manifests import LinkKind, Manifest, is_index, read_manifest
+from mirror.domain.manifests import LinkKind, Manifest, read_manifest
 from mirror.domain.names import Digest, Reference, Repository, Tag, parse_reference
+from mirror.domain.walking import Walk
 from mirror.store.layout import Layout
 from mirror.store.refs import Refs
-
-_DEPTH_MAX: Final = 4
 
 
 class Pin(msgspec.Struct, frozen=True):
@@ -118,7 +116,7 @@ class Pins:
         except MirrorError:
             return
         if digest is not None:
-            yield from self._below(digest, pin.platforms, _DEPTH_MAX)
+            yield from self._below(digest, Walk(pin.platforms))
 
     def _meant(self, repository: Repository, reference: Reference) -> Digest | None:
         if isinstance(reference, Digest):
@@ -126,27 +124,20 @@ class Pins:
         ref = self._refs.tag(repository, Tag(reference.name))
         return Digest.parse(ref.digest) if ref is not None else None
 
-    def _below(self, digest: Digest, platforms: tuple[str, ...], depth: int) -> Iterator[str]:
+    def _below(self, digest: Digest, walk: Walk) -> Iterator[str]:
         yield str(digest)
         manifest = self._manifest(digest)
-        if manifest is None or not depth:
-            return
-        for link in manifest.links:
+        for link in walk.enter(manifest) if manifest is not None else ():
             if link.kind is LinkKind.BLOB:
                 yield str(link.digest)
-            elif not is_index(manifest.media_type) or is_chosen(link.platform, platforms):
-                yield from self._below(link.digest, platforms, depth - 1)
+            else:
+                yield from self._below(link.digest, walk)
 
     def _manifest(self, digest: Digest) -> Manifest | None:
         try:
             return read_manifest(self._layout.blob(digest).read_bytes(), None, digest)
         except (OSError, MirrorError):
             return None
-
-
-def is_chosen(platform: str | None, platforms: tuple[str, ...]) -> bool:
-    """Tell whether the image of a platform is kept; without a choice, every one is."""
-    return not platforms or platform is None or platform in platforms
 
 
 def _is_same(one: Pin, other: Pin) -> bool:

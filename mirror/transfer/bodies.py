@@ -47,6 +47,16 @@ class Body(Protocol):
         """
         ...
 
+    def arrivals(self) -> AsyncGenerator[int, None]:
+        """Yield how many bytes are here, first those from before; ends when all are stored.
+
+        For whoever wants the object to be here and not its bytes: none is read.
+
+        Raises:
+            MirrorError: it will not be stored.
+        """
+        ...
+
     async def close(self) -> None:
         """Let go of files and connections."""
         ...
@@ -63,6 +73,10 @@ class StoredBody:
         """Yield one part of the file."""
         chosen = span or Span(0, self._stored.size_bytes)
         yield FilePart(self._stored.file, chosen.start, chosen.length_bytes)
+
+    async def arrivals(self) -> AsyncGenerator[int, None]:
+        """Yield the size: all of it is here."""
+        yield self._stored.size_bytes
 
     async def close(self) -> None:
         """Close the file."""
@@ -102,6 +116,15 @@ class FillBody:
             async with aclosing(self._rest(span, offset, stop)) as pieces:
                 async for piece in pieces:
                     yield piece
+
+    async def arrivals(self) -> AsyncGenerator[int, None]:
+        """Yield how far the fill is, until it is committed."""
+        yield self._fill.resumed_bytes
+        offset = 0
+        while not self._fill.is_verified:
+            offset = await self._fill.beyond(offset, None)
+            yield offset
+        await self._fill.ended()
 
     async def _rest(
         self, span: Span | None, offset: int, stop: int | None

@@ -11,7 +11,12 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Final
 
-from mirror.domain.errors import ContentMismatchError, TroubleError, UpstreamTroubleError
+from mirror.domain.errors import (
+    ContentMismatchError,
+    OverloadedError,
+    TroubleError,
+    UpstreamTroubleError,
+)
 from mirror.domain.names import Digest, Repository
 from mirror.domain.ranges import Span
 from mirror.observe.metrics import Metrics
@@ -176,6 +181,11 @@ class PassthroughBody:
         if span is not None and span.length_bytes != self.size_bytes:
             return self._bypass.span(span.start, span.stop)
         return self._bypass.whole(self._digest.new_hash(), 0, self.size_bytes)
+
+    async def arrivals(self) -> AsyncGenerator[int, None]:
+        """Raise OverloadedError: it is not going to be stored."""
+        yield 0
+        raise OverloadedError(f"there is no room in the cache for {self._digest}")
 
     async def close(self) -> None:
         """Close the connection."""

@@ -141,7 +141,7 @@ class Download:
             raise
         self._partial = partial
         self._reservation.adopt(partials.claim(partial))
-        fill.received_bytes = partial.length_bytes
+        fill.received_bytes = fill.resumed_bytes = partial.length_bytes
         if partial.length_bytes:
             self._rebuilt = self._pool.start(partial.rebuild)
             _log.info(

@@ -41,6 +41,7 @@ class Fill:
         self.size_bytes: int | None = None
         self.visible_bytes = 0
         self.received_bytes = 0
+        self.resumed_bytes = 0
         self.has_head = False
         self.is_verified = False
         self.finished = False
@@ -137,6 +138,13 @@ class Fill:
         if error := self._disagreement(offset):
             raise error
         return self.visible_bytes
+
+    async def ended(self) -> None:
+        """Wait until the object is stored; raises MirrorError if it will not be."""
+        while not self.finished:
+            await self._hear(None)
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
 
     def _disagreement(self, offset: int) -> MirrorError | None:
         """Return why a reader that has *offset* bytes cannot go on with other content."""
