@@ -1,7 +1,6 @@
 """The composition root: the only place that builds things, and the order of start and stop."""
 
 import asyncio
-import logging
 import signal
 import socket
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
 from prometheus_client import CollectorRegistry
 
 import mirror
@@ -21,7 +19,7 @@ from mirror.app.services import Services, Tools, declared_pins, policies_of
 from mirror.observe import logs
 from mirror.observe.health import Health, watch_event_loop
 from mirror.observe.metrics import Metrics
-from mirror.observe.requests import PastRequests
+from mirror.observe.requests import Ledger, PastRequests
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
@@ -34,19 +32,17 @@ from mirror.store.layout import LayoutError
 from mirror.store.store import Store
 from mirror.store.sweep import Sweep
 from mirror.transfer.fills import Fills
-from mirror.web.access import access_logger
 from mirror.web.admin import AdminApi
 from mirror.web.admin_access import Access
 from mirror.web.api import api
 from mirror.web.banner import banner
 from mirror.web.cache_api import CacheApi
+from mirror.web.listener import registry_runner
 from mirror.web.listening import ListenError, listen
 from mirror.web.openapi import Route
 from mirror.web.pull_api import PullApi
-from mirror.web.registry import RegistryApi
 
 _log = logs.get_logger("app")
-_FIELD_MAX_BYTES = 32 * 1024
 _ADMIN_GRACE_SECONDS = 1
 
 
@@ -140,8 +136,8 @@ async def running(
         )
         admin = _admin_runner(settings, routes, health, metrics, pools)
         await _start(stack, admin, admin_socket)
-        logger = access_logger(metrics, past)
-        await _start(stack, _registry_runner(services.registry, settings, logger), registry_socket)
+        runner = registry_runner(services.registry, settings.server, Ledger(metrics, past))
+        await _start(stack, runner, registry_socket)
         health.started = True
         yield Running(
             _bound(settings.server.listen, registry_socket),
@@ -191,20 +187,6 @@ def _admin_runner(
     access = Access(server.admin_listen, server.admin.token_file, pools.admin)
     app = AdminApi(health, metrics, pools.admin, api(access, routes)).app()
     return web.AppRunner(app, access_log=None, shutdown_timeout=_ADMIN_GRACE_SECONDS)
-
-
-def _registry_runner(
-    api: RegistryApi, settings: Settings, logger: type[AbstractAccessLogger]
-) -> web.ServerRunner:
-    server = web.Server(
-        api.handle,
-        access_log_class=logger,
-        access_log=logging.getLogger("mirror.access"),
-        keepalive_timeout=settings.server.limits.idle_seconds,
-        max_line_size=_FIELD_MAX_BYTES,
-        max_field_size=_FIELD_MAX_BYTES,
-    )
-    return web.ServerRunner(server, shutdown_timeout=settings.server.shutdown_grace_seconds)
 
 
 async def _start(

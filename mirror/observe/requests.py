@@ -1,9 +1,11 @@
 """The last requests on the registry listener, for whoever wants to know what happened."""
 
 from collections import deque
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
+
+from mirror.observe.metrics import Metrics
 
 KEPT: Final = 1000
 
@@ -55,3 +57,30 @@ class PastRequests:
             if repository in {None, f"{request.upstream}/{request.repository}"}:
                 found.append(request)
         return found
+
+
+class Recorder(Protocol):
+    """Takes note of each request that has been answered to its end."""
+
+    def record(self, request: PastRequest) -> None:
+        """Note a request."""
+        ...
+
+
+class Ledger:
+    """Counts requests and remembers the last ones."""
+
+    def __init__(self, metrics: Metrics, past: PastRequests) -> None:
+        self._metrics = metrics
+        self._past = past
+
+    def record(self, request: PastRequest) -> None:
+        """Count a request and remember it for a while."""
+        self._past.add(request)
+        metrics, kind, result = self._metrics, request.kind, request.result
+        metrics.requests.labels(request.upstream, kind, result, str(request.status)).inc()
+        metrics.request_seconds.labels(kind, result).observe(request.seconds)
+        if request.waited_seconds is not None:
+            metrics.first_byte_seconds.labels(kind, result).observe(request.waited_seconds)
+        if request.sent_bytes:
+            metrics.client_bytes.labels(request.upstream, result).inc(request.sent_bytes)

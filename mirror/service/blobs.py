@@ -14,9 +14,10 @@ from mirror.service.served import Served
 from mirror.store.rows import LinkRow
 from mirror.store.space import NoSpaceError
 from mirror.store.store import Store, StoredObject
-from mirror.transfer.bodies import Body, FillBody, StoredBody
+from mirror.transfer.bodies import FillBody, StoredBody
 from mirror.transfer.bypass import PassthroughBody
 from mirror.transfer.fills import Fills
+from mirror.transfer.parts import Arriving
 from mirror.upstream.upstreams import Upstreams
 
 _log = get_logger("service")
@@ -41,7 +42,7 @@ class Blobs:
         self.range_wait_seconds = range_wait_seconds
         self._flights: SingleFlight[tuple[Repository, Digest], int | None] = SingleFlight()
 
-    async def open(self, repository: Repository, digest: Digest) -> tuple[Body, Served]:
+    async def open(self, repository: Repository, digest: Digest) -> tuple[Arriving, Served]:
         """Return a body whose size is known if it can be; the caller closes it.
 
         Raises:
@@ -129,13 +130,13 @@ class Blobs:
 
     # --- bodies ------------------------------------------------------------------------------
 
-    def _from_store(self, stored: StoredObject, digest: Digest) -> tuple[Body, Served]:
+    def _from_store(self, stored: StoredObject, digest: Digest) -> tuple[Arriving, Served]:
         self._store.touch(digest)
         return StoredBody(stored), Served(Result.HIT)
 
     async def _fetched(
         self, repository: Repository, digest: Digest, scope: str, link: LinkRow | None
-    ) -> tuple[Body, Served]:
+    ) -> tuple[Arriving, Served]:
         """Return a blob that could not be opened at once, after asking if need be."""
         may_have = _counts(link, scope)
         if not may_have and await self._is_here_or_coming(digest, scope):
@@ -158,7 +159,7 @@ class Blobs:
         expected_bytes: int | None,
         *,
         may_have: bool,
-    ) -> tuple[Body, Served]:
+    ) -> tuple[Arriving, Served]:
         fill, started = self._fills.board(scope, digest, repository, expected_bytes)
         body = FillBody(fill, repository, self._fills.direct, self.range_wait_seconds)
         try:
@@ -184,7 +185,7 @@ class Blobs:
 
     async def _past_the_cache(
         self, repository: Repository, digest: Digest, expected_bytes: int | None
-    ) -> tuple[Body, Served]:
+    ) -> tuple[Arriving, Served]:
         body = PassthroughBody(self._fills.direct, repository, digest)
         try:
             await body.head(expected_bytes)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -25,6 +24,7 @@ from mirror.runtime.single_flight import SingleFlight
 from mirror.service.freshening import OFFLINE, Asking, Case, Held, Terms, freshened, is_settled
 from mirror.service.manifests import Manifests
 from mirror.service.policies import Policies
+from mirror.service.ports import Listing
 from mirror.service.served import Served
 from mirror.store.rows import DocumentRow
 from mirror.store.store import Store
@@ -32,16 +32,6 @@ from mirror.upstream.reading import Document
 from mirror.upstream.upstreams import Upstreams
 
 _log = get_logger("service")
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """One page of a list: its bytes, and the query of the next page if there is one."""
-
-    content: bytes
-    media_type: str
-    next_query: Query | None = None
-    filtered: bool = False
 
 
 class Lists:

@@ -7,8 +7,7 @@ it yields exactly the bytes of the span it was asked for, or raises.
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import BinaryIO, Final, Protocol
+from typing import Final
 
 from mirror.domain.errors import MirrorError, UpstreamTroubleError
 from mirror.domain.names import Repository
@@ -18,48 +17,12 @@ from mirror.store.space import NoSpaceError
 from mirror.store.store import StoredObject
 from mirror.transfer.bypass import READ_AHEAD_BYTES, Bypass, Direct
 from mirror.transfer.fill import Fill
+from mirror.transfer.parts import FilePart
 
 FORWARDED_RANGES_MAX: Final = 2
 """For one fill; each costs upstream at most what its client reads and the read-ahead."""
 _MEASURE_MAX_SECONDS: Final = 1.0
 _log = get_logger("transfer")
-
-
-@dataclass(frozen=True, slots=True)
-class FilePart:
-    """Bytes of an open file, to be sent without passing through Python where possible."""
-
-    file: BinaryIO
-    start: int
-    length_bytes: int
-
-
-class Body(Protocol):
-    """The content of a blob for one client; ``size_bytes`` is of the whole, if known."""
-
-    size_bytes: int | None
-
-    def parts(self, span: Span | None) -> AsyncGenerator[FilePart | bytes, None]:
-        """Yield the bytes of *span*, or all.
-
-        Raises:
-            MirrorError: they cannot all be delivered; what was yielded is right.
-        """
-        ...
-
-    def arrivals(self) -> AsyncGenerator[int, None]:
-        """Yield how many bytes are here, first those from before; ends when all are stored.
-
-        For whoever wants the object to be here and not its bytes: none is read.
-
-        Raises:
-            MirrorError: it will not be stored.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Let go of files and connections."""
-        ...
 
 
 class StoredBody:

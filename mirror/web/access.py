@@ -9,14 +9,13 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from mirror.observe.logs import get_logger
-from mirror.observe.metrics import Metrics
-from mirror.observe.requests import PastRequest, PastRequests
-from mirror.web.exchange import facts_of, observe
+from mirror.observe.requests import PastRequest, Recorder
+from mirror.web.exchange import facts_of
 
 _log = get_logger("access")
 
 
-def access_logger(metrics: Metrics, past: PastRequests) -> type[AbstractAccessLogger]:
+def access_logger(recorder: Recorder) -> type[AbstractAccessLogger]:
     """Return the class that aiohttp makes its access logger of."""
 
     class AccessLog(AbstractAccessLogger):
@@ -25,8 +24,7 @@ def access_logger(metrics: Metrics, past: PastRequests) -> type[AbstractAccessLo
         def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
             """Record that *request* was answered, *time* seconds after its head came."""
             facts = facts_of(request)
-            observe(metrics, facts, response.status)
-            past.add(_past(request, response, time))
+            recorder.record(_past(request, response, time))
             if facts.cut:
                 _log.warning("answer cut short", **_fields(request, response, time))
             elif facts.left:

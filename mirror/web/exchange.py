@@ -10,7 +10,7 @@ from aiohttp import web
 
 from mirror.domain.errors import ErrorCode
 from mirror.domain.routing import Kind
-from mirror.observe.metrics import Metrics, Result
+from mirror.observe.metrics import Result
 from mirror.runtime.trail import Trail
 from mirror.service.served import Served
 
@@ -89,14 +89,3 @@ def served_headers(served: Served) -> dict[str, str]:
 def error_status(code: ErrorCode) -> str:
     """Return the Cache-Status of an answer without content: RFC 9211 leaves ``detail`` to us."""
     return f"mirror; detail={code}"
-
-
-def observe(metrics: Metrics, facts: Facts, status: int) -> None:
-    """Count a request that has been answered to its end."""
-    labels = facts.kind, facts.result
-    metrics.requests.labels(facts.upstream, *labels, str(status)).inc()
-    metrics.request_seconds.labels(*labels).observe(time.monotonic() - facts.started)
-    if facts.first_byte_seconds is not None:
-        metrics.first_byte_seconds.labels(*labels).observe(facts.first_byte_seconds)
-    if facts.sent_bytes:
-        metrics.client_bytes.labels(facts.upstream, facts.result).inc(facts.sent_bytes)

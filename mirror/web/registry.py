@@ -20,12 +20,9 @@ from mirror.domain.routing import Kind, Route, Table
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Result
 from mirror.runtime import trail, via
-from mirror.service.blobs import Blobs
-from mirror.service.lists import Listing, Lists
-from mirror.service.manifests import Manifests
-from mirror.service.policies import Policies
+from mirror.service.ports import BlobSource, Listing, ListSource, ManifestSource, Patience
 from mirror.service.served import Served
-from mirror.transfer.bodies import Body, FilePart
+from mirror.transfer.parts import Body, FilePart
 from mirror.web.errors import code_of, error_body, error_headers, status_of
 from mirror.web.exchange import Facts, error_status, facts_of, served_headers
 from mirror.web.sending import Sender
@@ -47,11 +44,11 @@ class RegistryApi:
         self,
         *,
         table: Callable[[], Table],
-        manifests: Manifests,
-        blobs: Blobs,
-        lists: Lists,
+        manifests: ManifestSource,
+        blobs: BlobSource,
+        lists: ListSource,
         sender: Sender,
-        policies: Policies,
+        policies: Patience,
         catalog: bool,
     ) -> None:
         self._table = table

@@ -16,7 +16,7 @@ from aiohttp import web
 from mirror.domain.errors import MirrorError
 from mirror.observe.logs import get_logger
 from mirror.runtime.pools import Pool
-from mirror.transfer.bodies import FilePart
+from mirror.transfer.parts import FilePart
 from mirror.web.exchange import Facts
 
 _SLICE_MIN_BYTES: Final = 64 * 1024

@@ -25,10 +25,11 @@ from mirror.runtime.recent import MemoryTier
 from mirror.settings import Cache, Upstream
 from mirror.settings.units import SizeOrShare
 from mirror.store.store import Store
-from mirror.transfer.bodies import FilePart, FillBody
+from mirror.transfer.bodies import FillBody
 from mirror.transfer.bypass import Direct
 from mirror.transfer.download import Download
 from mirror.transfer.fill import Fill
+from mirror.transfer.parts import FilePart
 from mirror.transfer.slots import Slots
 from mirror.transfer.sources import Sources
 from mirror.upstream.upstreams import Upstreams

@@ -16,7 +16,8 @@ from mirror.service.manifests import Manifests
 from mirror.service.served import Served
 from mirror.settings import Server
 from mirror.settings.server import Limits
-from mirror.transfer.bodies import FilePart, StoredBody
+from mirror.transfer.bodies import StoredBody
+from mirror.transfer.parts import FilePart
 from mirror.web.exchange import cache_status
 from mirror.web.sending import Pace
 from tests.fakes import faults
