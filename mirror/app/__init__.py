@@ -16,10 +16,12 @@ from prometheus_client import CollectorRegistry
 import mirror
 from mirror.app.reloading import Reloading
 from mirror.app.services import Services, Tools, declared_pins, policies_of
+from mirror.app.watching import Watched, overview_api, place_of
 from mirror.observe import logs
 from mirror.observe.health import Health, watch_event_loop
 from mirror.observe.metrics import Metrics
 from mirror.observe.requests import Ledger, PastRequests
+from mirror.observe.traffic import Meter, Traffic
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
@@ -121,7 +123,8 @@ async def running(
         store = _store(settings, pools, tier, metrics, clock)
         stack.push_async_callback(store.close)
         policies = Policies(settings.upstreams)
-        services = Services(settings, Tools(pools, tier, metrics, clock), store, policies)
+        tools = Tools(pools, tier, metrics, Traffic(metrics, clock, Meter()), clock)
+        services = Services(settings, tools, store, policies)
         stack.push_async_callback(services.close)
         health = Health(store.is_writable)
         sweep = Sweep(store, policies.useful_seconds)
@@ -130,13 +133,18 @@ async def running(
         for work in (*works, watch_event_loop(metrics)):
             stack.push_async_callback(_cancel, _started(work))
         cache, past = CacheAdmin(store, lambda: services.table, sweep), PastRequests()
+        place = place_of(settings, _bound(settings.server.listen, registry_socket))
+        overview = overview_api(services, tools, Watched(policies, cache, health, past, place))
         routes = (
             *CacheApi(cache, pools.admin).routes(),
             *PullApi(services.pulls, past).routes(),
+            *overview.routes(),
         )
         admin = _admin_runner(settings, routes, health, metrics, pools)
         await _start(stack, admin, admin_socket)
-        runner = registry_runner(services.registry, settings.server, Ledger(metrics, past))
+        stack.callback(overview.feed.close)  # its listeners would hold up the end
+        ledger = Ledger(metrics, past, tools.traffic)
+        runner = registry_runner(services.registry, settings.server, ledger)
         await _start(stack, runner, registry_socket)
         health.started = True
         yield Running(

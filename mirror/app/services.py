@@ -7,6 +7,7 @@ from typing import Final
 from mirror.domain.images import parse_pin
 from mirror.observe import logs
 from mirror.observe.metrics import Metrics
+from mirror.observe.traffic import Traffic
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
@@ -42,6 +43,7 @@ class Tools:
     pools: Pools
     tier: MemoryTier
     metrics: Metrics
+    traffic: Traffic
     clock: Clock
 
 
@@ -103,7 +105,7 @@ class Services:
             manifests=self.manifests,
             blobs=self.blobs,
             lists=self.lists,
-            sender=Sender(tools.pools.read, settings.server.limits.send_stall_seconds),
+            sender=_sender(settings, tools),
             policies=policies,
             catalog=settings.server.catalog,
         )
@@ -136,6 +138,11 @@ class Services:
         self.blobs.range_wait_seconds = settings.fill.range_wait_seconds
         self.fills.abandon = settings.fill.abandon
         return restart
+
+
+def _sender(settings: Settings, tools: Tools) -> Sender:
+    stall_seconds = settings.server.limits.send_stall_seconds
+    return Sender(tools.pools.read, stall_seconds, tools.traffic.meter)
 
 
 def policies_of(settings: Settings) -> Mapping[str, Policy]:

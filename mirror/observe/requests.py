@@ -6,6 +6,7 @@ from typing import Final, Protocol
 import msgspec
 
 from mirror.observe.metrics import Metrics
+from mirror.observe.traffic import Traffic
 
 KEPT: Final = 1000
 
@@ -43,10 +44,13 @@ class PastRequests:
 
     def __init__(self) -> None:
         self._kept: deque[PastRequest] = deque(maxlen=KEPT)
+        self.count = 0
+        """How many there were, those that are not kept any more included."""
 
     def add(self, request: PastRequest) -> None:
         """Note a request."""
         self._kept.append(request)
+        self.count += 1
 
     def latest(self, count: int, repository: str | None = None) -> list[PastRequest]:
         """Return the last requests, the latest first; of one ``upstream/name`` only, or of all."""
@@ -70,13 +74,17 @@ class Recorder(Protocol):
 class Ledger:
     """Counts requests and remembers the last ones."""
 
-    def __init__(self, metrics: Metrics, past: PastRequests) -> None:
+    def __init__(self, metrics: Metrics, past: PastRequests, traffic: Traffic) -> None:
         self._metrics = metrics
         self._past = past
+        self._traffic = traffic
 
     def record(self, request: PastRequest) -> None:
         """Count a request and remember it for a while."""
         self._past.add(request)
+        is_pull = request.kind == "manifest" and request.method == "GET"
+        upstream = request.upstream if is_pull and request.status in {200, 206} else None
+        self._traffic.answered(request.sent_bytes, pulled_from=upstream)
         metrics, kind, result = self._metrics, request.kind, request.result
         metrics.requests.labels(request.upstream, kind, result, str(request.status)).inc()
         metrics.request_seconds.labels(kind, result).observe(request.seconds)

@@ -15,6 +15,7 @@ from mirror.domain.routing import Table
 from mirror.store.checking import Check, Event
 from mirror.store.inventory import ImageDetails, ImageFacts, Inventory, Usage
 from mirror.store.pins import Pin
+from mirror.store.referring import Referrer, Referring
 from mirror.store.store import Store
 from mirror.store.sweep import Sweep, Swept
 from mirror.store.withdrawal import Removed, Withdrawal
@@ -26,6 +27,7 @@ class RefusalCode(StrEnum):
     INVALID = "invalid_reference"
     NOT_FOUND = "not_found"
     BUSY = "busy"
+    FULL = "full"
 
 
 class RefusedError(Exception):
@@ -62,6 +64,7 @@ class CacheAdmin:
         self._store = store
         self._table = table
         self._inventory = Inventory(store)
+        self._referring = Referring(store)
         self._withdrawal = Withdrawal(store)
         self._sweep = sweep
         self._is_checking = False
@@ -179,6 +182,11 @@ class CacheAdmin:
                 "`mirror cache ls` lists what is",
             )
         return details
+
+    async def referrers(self, text: str) -> list[Referrer]:
+        """Return what is known to refer to an image; raises RefusedError."""
+        digest = Digest.parse((await self.details(text)).image.digest)
+        return await self._referring.to(self._parsed(text)[0], digest)
 
     def _parsed(self, text: str) -> tuple[Repository, Reference]:
         return parsed(text, self._table())

@@ -54,13 +54,17 @@ class ImageFacts(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """What a manifest links: a layer, a config, or the image of a platform."""
+    """What a manifest links: a layer, a config, or the image of a platform.
+
+    ``manifests`` is how many stored manifests link it: with more than one it is shared.
+    """
 
     digest: str
     media_type: str | None
     platform: str | None
     size_bytes: int
     stored: bool
+    manifests: int = 0
 
 
 class Meaning(msgspec.Struct, frozen=True):
@@ -229,6 +233,7 @@ class Inventory:
                 link.platform,
                 link.size_bytes,
                 self._row(str(link.digest)) is not None,
+                self._index.links_of(str(link.digest)),
             )
             for link in (manifest.links if manifest else ())
         )

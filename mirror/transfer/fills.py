@@ -61,6 +61,10 @@ class Fills:
         """Return the fill of an object, if there is one."""
         return self._fills.get((scope, digest))
 
+    def all(self) -> list[Fill]:
+        """Return all fills in progress, the oldest first."""
+        return list(self._tasks.values())
+
     def board(
         self, scope: str, digest: Digest, source: Repository, expected_bytes: int | None
     ) -> tuple[Fill, bool]:

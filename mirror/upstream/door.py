@@ -52,7 +52,7 @@ class Door:
         self._patience_seconds = patience_seconds
         self._clock = clock
         self._jitter = jitter
-        self._failures = 0
+        self.failures = 0
         self._is_slow = False
         self._opened_at = self._open_until = -1.0
         self._probes = 0
@@ -69,7 +69,14 @@ class Door:
     @property
     def is_open(self) -> bool:
         """Whether the breaker has broken the circuit."""
-        return self._failures >= FAILURES_TO_OPEN
+        return self.failures >= FAILURES_TO_OPEN
+
+    @property
+    def closed_seconds(self) -> float:
+        """For how long the breaker lets nobody ask."""
+        if not self.is_open:
+            return 0.0
+        return max(0.0, self._open_until - self._clock.monotonic())
 
     @asynccontextmanager
     async def asked(self) -> AsyncIterator[None]:
@@ -89,7 +96,7 @@ class Door:
                 self._failed(began_at)
             raise
         else:
-            self._failures = 0
+            self.failures = 0
         finally:
             self._probes -= is_probe
 
@@ -116,17 +123,17 @@ class Door:
             return None
         kind = UpstreamTimeoutError if self._is_slow else UpstreamTroubleError
         return kind(
-            f"{self._upstream} has not answered {self._failures} times; it is asked again "
+            f"{self._upstream} has not answered {self.failures} times; it is asked again "
             f"in {max(1, round(left_seconds))} s"
         )
 
     def _failed(self, began_at: float) -> None:
         if self.is_open and began_at < self._opened_at:
             return  # it was on its way when the others failed
-        self._failures += 1
+        self.failures += 1
         if self.is_open:
             now = self._clock.monotonic()
-            number = self._failures - FAILURES_TO_OPEN + 1
+            number = self.failures - FAILURES_TO_OPEN + 1
             self._opened_at = now
             self._open_until = now + delay_seconds(
                 number, base=_OPEN_SECONDS, cap=_OPEN_MAX_SECONDS, jitter=self._jitter

@@ -107,7 +107,7 @@ class Registry:
         names = {upstream.name, *upstream.aliases}
         self._endpoints = [Endpoint.of(url, names) for url in upstream.endpoints]
         patience_seconds = self._response_seconds / len(self._endpoints)
-        self._doors = {
+        self.doors = {
             each.url: Door(upstream.name, patience_seconds, clock) for each in self._endpoints
         }
         self._budgets: dict[str, Budget] = {}
@@ -138,7 +138,7 @@ class Registry:
     def trouble(self, repository: Repository) -> TroubleError | None:
         """Return why there is no use in asking for manifests now; ``None``: there is."""
         account = self._accounts.name_for(repository) or ANONYMOUS_NAME
-        errors = [door.refusal(account, Kind.MANIFEST) for door in self._doors.values()]
+        errors = [door.refusal(account, Kind.MANIFEST) for door in self.doors.values()]
         refusals = [error for error in errors if error is not None]
         return None if len(refusals) < len(errors) else refusals[0]
 
@@ -155,7 +155,7 @@ class Registry:
         return self._rate(self._accounts.name_for(repository) or ANONYMOUS_NAME)
 
     def _rate(self, account: str) -> Rate:
-        pause_seconds = min(door.pause_seconds(account) for door in self._doors.values())
+        pause_seconds = min(door.pause_seconds(account) for door in self.doors.values())
         return Rate(self._name, account, self._budgets.get(account), pause_seconds)
 
     async def head_manifest(
@@ -285,7 +285,7 @@ class Registry:
         """Return why an endpoint is not asked; a download that is under way always goes on."""
         if question.range_header is not None:
             return None
-        return self._doors[endpoint.url].refusal(account.name, question.kind)
+        return self.doors[endpoint.url].refusal(account.name, question.kind)
 
     async def _account(self, question: Question) -> Account:
         try:
@@ -302,7 +302,7 @@ class Registry:
         account: Account,
         read: Callable[[Reply], Awaitable[T]],
     ) -> T:
-        door = self._doors[endpoint.url]
+        door = self.doors[endpoint.url]
         try:
             reply = await self._exchange.ask(endpoint, question, account, door)
         except AccessRefusedError:

@@ -95,6 +95,11 @@ class Upstreams:
         has_credential = self.of(repository).has_credential(repository)
         return repository.upstream if has_credential else ANONYMOUS_SCOPE
 
+    @property
+    def registries(self) -> dict[str, Registry]:
+        """All that are configured now, by name."""
+        return {name: self._registries[name] for name in self._settings}
+
     def rates(self) -> Iterator[Rate]:
         """Return what is known of the budgets of all accounts."""
         return chain.from_iterable(self._registries[name].rates() for name in self._settings)

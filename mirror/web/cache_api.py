@@ -11,6 +11,7 @@ from mirror.runtime.pools import Pool
 from mirror.service.cache_admin import CacheAdmin, PinFacts
 from mirror.store.checking import Event
 from mirror.store.inventory import ImageDetails, ImageFacts, Usage
+from mirror.store.referring import Referrer
 from mirror.store.sweep import Swept
 from mirror.store.withdrawal import Removed
 from mirror.web.openapi import JSON, NDJSON, Asked, Parameter, Route
@@ -24,6 +25,12 @@ class Images(msgspec.Struct, frozen=True):
     """Images, in order."""
 
     images: tuple[ImageFacts, ...]
+
+
+class Referrers(msgspec.Struct, frozen=True):
+    """Manifests that refer to an image."""
+
+    referrers: tuple[Referrer, ...]
 
 
 class PinList(msgspec.Struct, frozen=True):
@@ -54,7 +61,7 @@ class CacheApi:
 
     def routes(self) -> tuple[Route, ...]:
         """Return all routes."""
-        return (*self._looking(), self._details(), *self._tidying(), *self._pinning())
+        return (*self._looking(), *self._details(), *self._tidying(), *self._pinning())
 
     def _looking(self) -> tuple[Route, ...]:
         return (
@@ -89,14 +96,24 @@ class CacheApi:
             ),
         )
 
-    def _details(self) -> Route:
-        return Route(
-            method="GET",
-            path="/cache/image",
-            summary="One image: what it links, and what its tag meant over time.",
-            handler=self._show,
-            result=ImageDetails,
-            parameters=(Parameter(name="ref", description="The image.", is_required=True),),
+    def _details(self) -> tuple[Route, ...]:
+        return (
+            Route(
+                method="GET",
+                path="/cache/image",
+                summary="One image: what it links, and what its tag meant over time.",
+                handler=self._show,
+                result=ImageDetails,
+                parameters=(Parameter(name="ref", description="The image.", is_required=True),),
+            ),
+            Route(
+                method="GET",
+                path="/cache/referrers",
+                summary="What is known here to refer to an image; upstream is not asked.",
+                handler=self._referrers,
+                result=Referrers,
+                parameters=(Parameter(name="ref", description="The image.", is_required=True),),
+            ),
         )
 
     def _tidying(self) -> tuple[Route, ...]:
@@ -174,6 +191,10 @@ class CacheApi:
     async def _show(self, _request: web.Request, asked: Asked) -> web.StreamResponse:
         *_, reference = asked.texts["ref"]
         return await self._answer(await self._cache.details(reference))
+
+    async def _referrers(self, _request: web.Request, asked: Asked) -> web.StreamResponse:
+        *_, reference = asked.texts["ref"]
+        return await self._answer(Referrers(tuple(await self._cache.referrers(reference))))
 
     async def _remove(self, _request: web.Request, asked: Asked) -> web.StreamResponse:
         removed = await self._cache.remove(asked.texts["ref"], dry_run="dry_run" in asked.flags)

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from mirror.domain.errors import MirrorError
 from mirror.observe.logs import get_logger
+from mirror.observe.traffic import Meter
 from mirror.runtime.pools import Pool
 from mirror.transfer.parts import FilePart
 from mirror.web.exchange import Facts
@@ -49,8 +50,9 @@ class Pace:
 class Sender:
     """Sends files by ``sendfile`` in bounded slices, or by thread reads over TLS."""
 
-    def __init__(self, pool: Pool, stall_seconds: float) -> None:
+    def __init__(self, pool: Pool, stall_seconds: float, meter: Meter | None = None) -> None:
         self._pool = pool
+        self._meter = meter or Meter()
         self._stall_seconds = stall_seconds
 
     async def send(
@@ -69,9 +71,10 @@ class Sender:
             facts.head_is_out()
             pace = Pace()
             try:
-                async for part in parts:
-                    await self._send_part(request, response, part, pace, facts)
-                await response.write_eof()
+                with self._meter.watching(facts):
+                    async for part in parts:
+                        await self._send_part(request, response, part, pace, facts)
+                    await response.write_eof()
             except Exception as error:  # noqa: BLE001 -- whatever it is, the body ends here
                 _end_early(request, facts, error)
 

@@ -260,6 +260,8 @@ async def test_the_line_of_a_request_has_its_facts_and_no_secret(
         "level": "info",
         "request_id": "r1",
         "client": "127.0.0.1",
+        "endpoint": upstream.url,
+        "pulls": 0,
         "method": "GET",
         "status": 200,
         "kind": "manifest",
