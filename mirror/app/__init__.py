@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry
 
 import mirror
 from mirror.app.reloading import Reloading
-from mirror.app.services import Services, Tools, declared_pins, policies_of
+from mirror.app.services import Services, declared_pins, policies_of
+from mirror.app.tools import Tools
 from mirror.app.watching import Watched, overview_api, place_of
 from mirror.observe import logs
 from mirror.observe.health import Health, watch_event_loop
@@ -39,6 +40,7 @@ from mirror.web.admin_access import Access
 from mirror.web.api import api
 from mirror.web.banner import banner
 from mirror.web.cache_api import CacheApi
+from mirror.web.guard import Guard
 from mirror.web.listener import registry_runner
 from mirror.web.listening import ListenError, listen
 from mirror.web.openapi import Route
@@ -140,7 +142,8 @@ async def running(
             *PullApi(services.pulls, past).routes(),
             *overview.routes(),
         )
-        admin = _admin_runner(settings, routes, health, metrics, pools)
+        guard = services.access.guard
+        admin = _admin_runner(settings, routes, health, metrics, pools, guard)
         await _start(stack, admin, admin_socket)
         stack.callback(overview.feed.close)  # its listeners would hold up the end
         ledger = Ledger(metrics, past, tools.traffic)
@@ -188,11 +191,16 @@ def _store(
     return store
 
 
-def _admin_runner(
-    settings: Settings, routes: Iterable[Route], health: Health, metrics: Metrics, pools: Pools
+def _admin_runner(  # noqa: PLR0917 -- all that the admin listener shows
+    settings: Settings,
+    routes: Iterable[Route],
+    health: Health,
+    metrics: Metrics,
+    pools: Pools,
+    guard: Guard,
 ) -> web.AppRunner:
     server = settings.server
-    access = Access(server.admin_listen, server.admin.token_file, pools.admin)
+    access = Access(server.admin_listen, server.admin.token_file, pools.admin, lambda: guard.terms)
     app = AdminApi(health, metrics, pools.admin, api(access, routes)).app()
     return web.AppRunner(app, access_log=None, shutdown_timeout=_ADMIN_GRACE_SECONDS)
 

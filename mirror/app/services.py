@@ -1,16 +1,12 @@
 """The service floor, built; and what of it follows a new configuration without a restart."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from mirror.app.access_control import AccessControl
+from mirror.app.tools import Tools
 from mirror.domain.images import parse_pin
 from mirror.observe import logs
-from mirror.observe.metrics import Metrics
-from mirror.observe.traffic import Traffic
-from mirror.runtime.clock import Clock
-from mirror.runtime.pools import Pools
-from mirror.runtime.recent import MemoryTier
 from mirror.service.blobs import Blobs
 from mirror.service.fetching import Fetching
 from mirror.service.keeping import Keeper
@@ -29,22 +25,11 @@ from mirror.web.registry import RegistryApi
 from mirror.web.sending import Sender
 
 _FOLLOWS: Final = {
-    "server": {"catalog"},
+    "server": {"auth", "catalog"},
     "cache": {"max_size", "min_free"},
     "fill": {"abandon", "range_wait_seconds"},
 }
 """What of these sections follows at once; the rest needs a restart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What everything is built with."""
-
-    pools: Pools
-    tier: MemoryTier
-    metrics: Metrics
-    traffic: Traffic
-    clock: Clock
 
 
 class Services:
@@ -100,13 +85,18 @@ class Services:
             policies=policies,
             clock=tools.clock,
         )
-        self.registry = RegistryApi(
+        self.access = AccessControl(settings, tools, lambda: self.table)
+        self.registry = self._registry_api(settings, tools, policies)
+
+    def _registry_api(self, settings: Settings, tools: Tools, policies: Policies) -> RegistryApi:
+        return RegistryApi(
             table=lambda: self.table,
             manifests=self.manifests,
             blobs=self.blobs,
             lists=self.lists,
             sender=_sender(settings, tools),
             policies=policies,
+            guard=self.access.guard,
             catalog=settings.server.catalog,
         )
 
@@ -134,6 +124,7 @@ class Services:
         self._store.reload(settings.cache, policies_of(settings))
         self._store.pins.declare(declared_pins(settings))
         self.keeper.wake()
+        self.access.reload(settings)
         self.registry.catalog_is_open = settings.server.catalog
         self.blobs.range_wait_seconds = settings.fill.range_wait_seconds
         self.fills.abandon = settings.fill.abandon

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from mirror.app.services import Services, Tools
+from mirror.app.services import Services
+from mirror.app.tools import Tools
 from mirror.observe.health import Health
 from mirror.observe.requests import PastRequests
 from mirror.service.cache_admin import CacheAdmin

@@ -23,6 +23,7 @@ class ErrorCode(StrEnum):
     NAME_INVALID = "NAME_INVALID"
     NAME_UNKNOWN = "NAME_UNKNOWN"
     TOOMANYREQUESTS = "TOOMANYREQUESTS"
+    UNAUTHORIZED = "UNAUTHORIZED"
     UNKNOWN = "UNKNOWN"
     UNSUPPORTED = "UNSUPPORTED"
 
@@ -136,6 +137,18 @@ class DeniedError(MirrorError):
 
     def __str__(self) -> str:
         return f"access denied: {self.what}"
+
+
+@dataclass(eq=False)
+class UnauthenticatedError(MirrorError):
+    """The caller has shown no credential that counts; *challenge* says how to."""
+
+    code = ErrorCode.UNAUTHORIZED
+    what: str
+    challenge: str
+
+    def __str__(self) -> str:
+        return f"authentication required: {self.what}"
 
 
 # --- trouble ------------------------------------------------------------------------------

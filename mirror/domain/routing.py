@@ -90,6 +90,14 @@ class Table:
             query=tuple((key, value) for key, value in query if key != "ns"),
         )
 
+    def repository(self, name: str, host: str = "") -> Repository:
+        """Return the repository that a path without anything else would name.
+
+        Raises:
+            NameUnknownError, NameInvalidError: there is none.
+        """
+        return self._repository(name, None, host)
+
     def _named(self, namespace: str | None, prefix: str) -> str | None:
         """Return the upstream that a request names: ``ns`` wins, both have to be known."""
         by_prefix = self._known(prefix) if prefix else None

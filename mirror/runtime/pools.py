@@ -67,12 +67,14 @@ class Pools:
         self.dns = Pool("dns", _DNS_THREADS, may_hang=True)
         self.admin = Pool("admin", 1)
         """Metrics pages, configuration checks, secrets: what no pull waits for."""
+        self.passwords = Pool("passwords", 2)
+        """Check passwords, which takes a tenth of a second each and lets go of the GIL."""
         self.inspect = Pool("inspect", 1)
         """Look through the cache: long work in short steps, which nothing else waits for."""
 
     def close(self) -> None:
         """End all threads; a hanging DNS look-up is not waited for."""
         index = (self.index_read, self.index_write)
-        for pool in (self.fill, self.read, *index, self.admin, self.inspect):
+        for pool in (self.fill, self.read, *index, self.admin, self.passwords, self.inspect):
             pool.close()
         self.dns.close(wait=False)

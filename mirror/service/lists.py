@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from mirror.domain.access import Viewer
 from mirror.domain.errors import (
     NameUnknownError,
     NotFoundError,
@@ -82,9 +83,10 @@ class Lists:
             lambda: self._fetch_referrers(repository, subject, query),
         )
 
-    async def catalog(self, query: Query) -> Listing:
-        """Return a page of the repositories that are cached."""
-        names = [str(found) for found in await self._pool.run(self._store.refs.repositories)]
+    async def catalog(self, query: Query, viewer: Viewer) -> Listing:
+        """Return a page of the repositories that are cached and that *viewer* may see."""
+        cached = await self._pool.run(self._store.refs.repositories)
+        names = [str(found) for found in cached if viewer.may_see(found)]
         page, more = cut(names, page_size(query), dict(query).get("last"))
         content = msgspec.json.encode({"repositories": page})
         return Listing(content, "application/json", _next_page(query, page) if more else None)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from mirror.domain.access import Viewer
 from mirror.domain.manifests import Manifest
 from mirror.domain.names import Digest, Reference, Repository
 from mirror.domain.pages import Query
@@ -55,8 +56,8 @@ class ListSource(Protocol):
         """Return the manifests that refer to *subject*; raises MirrorError."""
         ...
 
-    async def catalog(self, query: Query) -> Listing:
-        """Return a page of the repositories that are cached."""
+    async def catalog(self, query: Query, viewer: Viewer) -> Listing:
+        """Return a page of the repositories that are cached and that *viewer* may see."""
         ...
 
 

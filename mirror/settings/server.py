@@ -2,11 +2,23 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from mirror.domain.access import ANONYMOUS, DEFAULT_RULES, WHO, Role, Rule, is_who
 from mirror.settings.fields import Duration, Glob, Listen, PositiveDuration, ReadableFile, WebUrl
 from mirror.settings.section import Later, Section
 from mirror.settings.units import ListenAddress
+
+PLAINTEXT_HINT = (
+    "set server.tls, or let server.listen be a loopback address, or, behind something that "
+    "brings TLS, set server.auth.allow_plaintext: true"
+)
+
+
+def _who(text: str) -> str:
+    if not is_who(text):
+        raise ValueError(f"is not {WHO}")
+    return text
 
 
 class ServerTls(Section):
@@ -70,12 +82,27 @@ class KubernetesAuth(Section):
 
 
 class AuthRule(Section):
-    """What somebody may pull."""
+    """What somebody may do; what no rule lets is denied."""
 
-    who: str
-    """`user:NAME`, `group:NAME` or `*`."""
-    pull: tuple[Glob, ...]
-    """Patterns over `upstream/repository`."""
+    who: Annotated[str, AfterValidator(_who)]
+    """`user:NAME`, `group:NAME`, `claim:NAME=VALUE`, `*` (who proves who he is), `anonymous`."""
+    pull: tuple[Glob, ...] = ()
+    """Patterns over `upstream/repository` that may be pulled."""
+    admin: Literal["read", "write"] | None = None
+    """What may be done at the admin API."""
+
+    @model_validator(mode="after")
+    def _lets_something(self) -> Self:
+        if not self.pull and self.admin is None:
+            raise ValueError("a rule lets somebody pull something, or gives an admin role")
+        if self.admin is not None and self.who == ANONYMOUS:
+            raise ValueError("there is no admin role for the anonymous")
+        return self
+
+    @property
+    def rule(self) -> Rule:
+        """The rule as a value to decide by."""
+        return Rule(self.who, self.pull, Role.named(self.admin))
 
 
 class Auth(Section):
@@ -85,16 +112,30 @@ class Auth(Section):
     """Where to ask for credentials; `ping` is what podman and `docker login` need."""
     allow_plaintext: bool = False
     """Accept credentials without TLS on an address that is not loopback."""
+    realm: WebUrl | None = None
+    """URL of the token endpoint as clients reach it. Default: `/token` at the host they ask."""
+    token_ttl_seconds: Annotated[PositiveDuration, Field(ge=60, le=3600)] = 300
+    """How long a token of the token endpoint is good for."""
     htpasswd: AuthFile | None = None
     """Users with bcrypt passwords."""
     tokens: AuthFile | None = None
-    """Static bearer tokens."""
-    oidc: tuple[Oidc, ...] = ()
+    """Static bearer tokens: lines `name:token` or `name:token:group,group`."""
+    oidc: Annotated[tuple[Oidc, ...], Later()] = ()
     """Identity providers."""
-    kubernetes: KubernetesAuth | None = None
+    kubernetes: Annotated[KubernetesAuth | None, Later()] = None
     """Kubernetes service accounts."""
     rules: tuple[AuthRule, ...] = ()
-    """Who may pull what; the first match decides."""
+    """Who may pull what; without any rule, whoever proves who he is may pull everything."""
+
+    @property
+    def takes_credentials(self) -> bool:
+        """Whether there is something that a caller could show in a header."""
+        return bool(self.htpasswd or self.tokens or self.oidc or self.kubernetes)
+
+    @property
+    def decisive_rules(self) -> tuple[Rule, ...]:
+        """The rules as values to decide by."""
+        return tuple(each.rule for each in self.rules) or DEFAULT_RULES
 
 
 class Server(Section):
@@ -116,11 +157,25 @@ class Server(Section):
     """List the cached repositories at `/v2/_catalog`."""
     limits: Limits = Limits()
     """Limits that keep slow or greedy clients from harming the others."""
-    auth: Annotated[Auth | None, Later()] = None
+    auth: Auth | None = None
     """Who may pull; without it everybody who reaches the listener."""
 
     @model_validator(mode="after")
     def _listeners_differ(self) -> Self:
         if self.listen.overlaps(self.admin_listen):
             raise ValueError("listen and admin_listen need different ports")
+        return self
+
+    @model_validator(mode="after")
+    def _credentials_are_protected(self) -> Self:
+        if self.auth is None or not self.auth.takes_credentials or self.auth.allow_plaintext:
+            return self
+        if self.tls is None and not self.listen.is_loopback:
+            raise ValueError(f"auth takes credentials, which anybody could read: {PLAINTEXT_HINT}")
+        opens_admin = any(rule.admin for rule in self.auth.rules)
+        if opens_admin and self.admin.tls is None and not self.admin_listen.is_loopback:
+            raise ValueError(
+                "auth.rules open the admin API, and credentials could be read on the way there: "
+                "set admin.tls, or let admin_listen be a loopback address"
+            )
         return self

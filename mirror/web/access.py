@@ -55,6 +55,8 @@ def _fields(
     }
     if facts.trail.endpoint:
         fields |= {"endpoint": facts.trail.endpoint, "pulls": facts.trail.pulls}
+    if facts.identity is not None:
+        fields["user"] = facts.identity.user
     if facts.error:
         fields["error"] = facts.error
     if not facts.repository:

@@ -1,6 +1,7 @@
 """Who may use the admin API (DESIGN, section 3).
 
-With the admin token, anybody from anywhere. Without it, whoever asks by a loopback address at
+With the admin token, anybody from anywhere, and by a role of ``server.auth.rules`` whoever
+proves who he is. Without it, whoever asks by a loopback address at
 a listener that is bound to one: the ``Host`` header is checked because a web page can make a
 browser ask 127.0.0.1 under a name of its own (DNS rebinding), and writes must carry a header
 that a foreign page cannot send unasked (CSRF).
@@ -8,15 +9,20 @@ that a foreign page cannot send unasked (CSRF).
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 from aiohttp import web
 
+from mirror.domain.access import Role, admin_role
+from mirror.domain.credentials import Basic, MalformedError, parse_authorization
+from mirror.domain.errors import TroubleError
 from mirror.observe.logs import get_logger
 from mirror.runtime.pools import Pool
 from mirror.settings import ListenAddress
+from mirror.web.guard import GuardTerms
 
 CSRF_HEADER: Final = "X-Mirror-CSRF"
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -25,6 +31,7 @@ _REMEDY: Final = (
     "set server.admin.token_file (MIRROR_SERVER__ADMIN__TOKEN_FILE) and send its content as "
     "`Authorization: Bearer …`"
 )
+_ROLES: Final = 'server.auth.rules give roles: `{who: "user:ops", admin: write}`'
 _log = get_logger("admin")
 
 
@@ -40,14 +47,26 @@ class Refusal(msgspec.Struct, frozen=True):
 class Access:
     """The rules for one listener."""
 
-    def __init__(self, listen: ListenAddress, token_file: Path | None, pool: Pool) -> None:
+    def __init__(
+        self,
+        listen: ListenAddress,
+        token_file: Path | None,
+        pool: Pool,
+        terms: Callable[[], GuardTerms | None] = lambda: None,
+    ) -> None:
         self._is_loopback = listen.is_loopback
         self._token_file = token_file
         self._pool = pool
+        self._terms = terms
 
     async def refusal(self, request: web.Request) -> Refusal | None:
         """Return why a request is refused; ``None`` where it is not."""
         given = request.headers.get("Authorization")
+        terms = self._terms()
+        if given is not None and terms is not None and any(rule.admin for rule in terms.rules):
+            refusal = await self._of_role(request, terms)
+            if refusal is None or self._token_file is None:
+                return refusal
         if given is not None and self._token_file is not None:
             return await self._of_token(given, self._token_file)
         if not self._is_loopback:
@@ -56,6 +75,27 @@ class Access:
             return self._without_token("the Host header does not name a loopback address")
         if request.method not in _READS and CSRF_HEADER not in request.headers:
             message = f"a change without the token needs the header {CSRF_HEADER}"
+            return Refusal(403, "csrf_header_missing", message, f"send `{CSRF_HEADER}: 1`")
+        return None
+
+    async def _of_role(self, request: web.Request, terms: GuardTerms) -> Refusal | None:
+        """Return why a caller of ``server.auth`` may not; by its role it may."""
+        try:
+            credential = parse_authorization(request.headers.getall("Authorization", []))
+            identity = await terms.authenticator.identify(credential) if credential else None
+        except MalformedError:
+            credential = identity = None
+        except TroubleError as error:
+            return Refusal(503, "cannot_tell", str(error), "try again soon")
+        if identity is None:
+            return Refusal(401, "credential_wrong", "nobody here has this credential", _ROLES)
+        needed = Role.READ if request.method in _READS else Role.WRITE
+        if admin_role(terms.rules, identity) < needed:
+            message = f"{identity.user} has not the role {needed.name.lower()!r}"
+            return Refusal(403, "role_missing", message, _ROLES)
+        is_sent_unasked = isinstance(credential, Basic)  # by browsers, which keep passwords
+        if needed is Role.WRITE and is_sent_unasked and CSRF_HEADER not in request.headers:
+            message = f"a change by a password needs the header {CSRF_HEADER}"
             return Refusal(403, "csrf_header_missing", message, f"send `{CSRF_HEADER}: 1`")
         return None
 

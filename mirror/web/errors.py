@@ -25,6 +25,7 @@ from mirror.domain.errors import (
     PageSizeInvalidError,
     RateLimitedError,
     TagInvalidError,
+    UnauthenticatedError,
     UpstreamTimeoutError,
     UpstreamTroubleError,
 )
@@ -39,6 +40,7 @@ STATUS: Final[dict[type[MirrorError], int]] = {
     ManifestUnknownError: 404,
     BlobUnknownError: 404,
     NotAcceptableError: 404,
+    UnauthenticatedError: 401,
     DeniedError: 403,
     RateLimitedError: 503,  # 429 makes containerd fire six requests without a pause
     OverloadedError: 503,
@@ -70,6 +72,8 @@ def error_body(code: ErrorCode, message: str) -> bytes:
 def error_headers(error: MirrorError) -> dict[str, str]:
     """Return the headers that an error answer carries besides those of all errors."""
     match error:
+        case UnauthenticatedError(challenge=challenge):
+            return {"WWW-Authenticate": challenge}
         case RateLimitedError(retry_after_seconds=int(seconds)):
             return {"Retry-After": str(seconds)}
         case RateLimitedError() | OverloadedError():

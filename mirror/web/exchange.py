@@ -8,6 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
+from mirror.domain.access import Identity
 from mirror.domain.errors import ErrorCode
 from mirror.domain.routing import Kind
 from mirror.observe.metrics import Result
@@ -34,6 +35,8 @@ class Facts:
     upstream: str = ""
     repository: str = ""
     reference: str = ""
+    identity: Identity | None = None
+    """Who asks, if he had to prove it."""
     result: Result = Result.ERROR
     sent_bytes: int = 0
     first_byte_seconds: float | None = None

@@ -25,7 +25,9 @@ from mirror.service.served import Served
 from mirror.transfer.parts import Body, FilePart
 from mirror.web.errors import code_of, error_body, error_headers, status_of
 from mirror.web.exchange import Facts, error_status, facts_of, served_headers
+from mirror.web.guard import TOKEN_PATH, Guard, GuardTerms
 from mirror.web.sending import Sender
+from mirror.web.token_endpoint import issue
 
 API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
 _BLOB_TYPE: Final = "application/octet-stream"
@@ -49,9 +51,11 @@ class RegistryApi:
         lists: ListSource,
         sender: Sender,
         policies: Patience,
+        guard: Guard,
         catalog: bool,
     ) -> None:
         self._table = table
+        self._guard = guard
         self._manifests = manifests
         self._blobs = blobs
         self._lists = lists
@@ -88,6 +92,8 @@ class RegistryApi:
 
     async def _answer(self, request: web.BaseRequest, facts: Facts) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
+        if path == TOKEN_PATH and self._guard.terms is not None:
+            return await self._token(request, facts, self._guard.terms)
         if request.method not in {"GET", "HEAD"}:
             facts.error = "this mirror is for reading: GET and HEAD only"
             return _error(request, facts, 405, ErrorCode.UNSUPPORTED, {"Allow": "GET, HEAD"})
@@ -101,7 +107,19 @@ class RegistryApi:
         if route.repository is not None:
             facts.upstream, facts.repository = route.repository.upstream, route.repository.name
             facts.reference = str(route.reference or "")
+        await self._guard.admit(request, route, facts)
         return await self._handlers[route.kind](request, route, facts)
+
+    async def _token(
+        self, request: web.BaseRequest, facts: Facts, terms: GuardTerms
+    ) -> web.StreamResponse:
+        if request.method not in {"GET", "POST"}:
+            facts.error = "tokens are given to GET and POST"
+            return _error(request, facts, 405, ErrorCode.UNSUPPORTED, {"Allow": "GET, POST"})
+        body, facts.identity = await issue(request, terms, self._guard.passes, self._table())
+        facts.result = Result.HIT
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+        return _answer(request, facts, 200, {**headers, **served_headers(Served(Result.HIT))}, body)
 
     async def _ping(
         self, request: web.BaseRequest, _route: Route, facts: Facts
@@ -216,7 +234,7 @@ class RegistryApi:
     ) -> web.StreamResponse:
         if not self.catalog_is_open:
             raise NameUnknownError("the catalogue is closed (server.catalog: false)")
-        listing = await self._lists.catalog(route.query)
+        listing = await self._lists.catalog(route.query, self._guard.viewer(facts.identity))
         return await self._listing(request, route, facts, listing, Served(Result.HIT))
 
     async def _listing(

@@ -1,0 +1,99 @@
+"""The token endpoint: a password, or whatever else proves who one is, for a token.
+
+Source: the distribution token specification (GET with Basic) and its OAuth2 form (POST with
+``grant_type=password``), which containerd tries first.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import parse_qsl
+
+import msgspec
+from aiohttp import hdrs, web
+
+from mirror.domain.access import Identity, Verdict, judge, pull_scopes
+from mirror.domain.credentials import Basic, MalformedError, parse_authorization
+from mirror.domain.errors import MirrorError, UnauthenticatedError
+from mirror.domain.names import Repository
+from mirror.domain.routing import Table
+from mirror.service.passes import Passes
+from mirror.web.certificates import certified
+from mirror.web.guard import GuardTerms
+
+_FORM_MAX_BYTES: Final = 64 * 1024
+_CHALLENGE: Final = 'Basic realm="mirror"'
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a client wants a token for; in a form, also who it is."""
+
+    scopes: list[str]
+    credential: Basic | None = None
+
+
+async def issue(
+    request: web.BaseRequest, terms: GuardTerms, passes: Passes, table: Table
+) -> tuple[bytes, Identity | None]:
+    """Return the body of the answer, and who got the token.
+
+    Raises:
+        UnauthenticatedError: the credential is wrong, or there is none and nothing to give.
+        TroubleError: it cannot be told now who it is.
+    """
+    asked = await _asked(request)
+    identity = await _identity(request, terms, asked.credential)
+    wanted = _repositories(asked.scopes, table, request.headers.get(hdrs.HOST, ""))
+    granted = {each for each in wanted if judge(terms.rules, identity, each) is Verdict.ALLOW}
+    if identity is None and not granted:
+        raise UnauthenticatedError("a user and a password are needed", _CHALLENGE)
+    token, lifetime = passes.issue(identity, granted), passes.lifetime_seconds
+    answer = {
+        "token": token,
+        "access_token": token,
+        "expires_in": int(lifetime),
+        "issued_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    return msgspec.json.encode(answer), identity
+
+
+async def _identity(
+    request: web.BaseRequest, terms: GuardTerms, shown: Basic | None
+) -> Identity | None:
+    """Return who asks; a token of ours does not count: nobody prolongs it by itself."""
+    try:
+        credential = shown or parse_authorization(request.headers.getall(hdrs.AUTHORIZATION, []))
+    except MalformedError:
+        raise UnauthenticatedError("wrong user or password", _CHALLENGE) from None
+    if credential is None:
+        return certified(request)
+    identity = await terms.authenticator.identify(credential)
+    if identity is None:
+        raise UnauthenticatedError("wrong user or password", _CHALLENGE)
+    return identity
+
+
+async def _asked(request: web.BaseRequest) -> _Asked:
+    query = parse_qsl(request.raw_path.partition("?")[2], keep_blank_values=True)
+    if request.method != "POST":
+        return _Asked([value for name, value in query if name == "scope"])
+    if (request.content_length or 0) > _FORM_MAX_BYTES:
+        raise UnauthenticatedError("the form is too large", _CHALLENGE)
+    body = (await request.read()).decode("utf-8", "replace")
+    form = parse_qsl(body, keep_blank_values=True)
+    scopes = [value for name, value in form if name == "scope"]
+    fields = dict(form)
+    if fields.get("grant_type") != "password":
+        raise UnauthenticatedError("only grant_type=password is known", _CHALLENGE)
+    return _Asked(scopes, Basic(fields.get("username", ""), fields.get("password", "")))
+
+
+def _repositories(scopes: list[str], table: Table, host: str) -> Iterator[Repository]:
+    """Yield what scopes name; one that names nothing here is left out, as registries do."""
+    for name in pull_scopes(scopes):
+        try:
+            yield table.repository(name, host)
+        except MirrorError:
+            continue
