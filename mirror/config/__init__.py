@@ -12,11 +12,20 @@ from pydantic import ValidationError
 from mirror.config.document import MAX_BYTES, SCALARS, Document, parse_document
 from mirror.config.environment import read_environment
 from mirror.config.explain import as_written, explain
-from mirror.config.problems import ConfigError, Problem
+from mirror.config.problems import ConfigError, Location, Problem
 from mirror.settings import Settings
 from mirror.settings.fields import FILE_PROBLEM
 
-__all__ = ["ConfigError", "Loaded", "Problem", "example", "load", "schema", "show"]
+__all__ = [
+    "ConfigError",
+    "Loaded",
+    "Problem",
+    "example",
+    "load",
+    "load_what_is_right",
+    "schema",
+    "show",
+]
 
 VARIABLE: Final = "MIRROR_CONFIG"
 SEARCHED: Final = (Path("mirror.yaml"), Path("/etc/mirror/mirror.yaml"))
@@ -55,6 +64,47 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     if problems:
         raise ConfigError(problems, source)
     return Loaded(settings, source)
+
+
+def load_what_is_right(
+    path: Path | None, environ: Mapping[str, str]
+) -> tuple[Loaded, ConfigError | None]:
+    """Read the configuration; what is wrong in it stays at its default, and is named beside.
+
+    For looking at what is there: a mirror that runs by half a configuration helps nobody.
+    """
+    try:
+        return load(path, environ), None
+    except ConfigError as error:
+        return Loaded(_salvaged(error.source, environ), error.source), error
+
+
+def _salvaged(source: Path | None, environ: Mapping[str, str]) -> Settings:
+    try:
+        document = Document() if source is None else _read(source)
+    except ConfigError:
+        document = Document()
+    data = read_environment(environ).applied_to(document.data)
+    if source is None:
+        data = _with_own_directory(data, environ)
+    while True:  # what is wrong goes, until nothing is wrong or nothing is left
+        try:
+            return _validated(data)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_input=False)
+            smaller = data
+            for location in [as_written(detail["loc"], data) for detail in details]:
+                smaller = _without(smaller, location)
+            data = {} if smaller == data else smaller
+
+
+def _without(data: dict[str, Any], location: Location) -> dict[str, Any]:
+    """Return *data* without a key, or without the nearest one around it that is there."""
+    key, below = next(iter(location), ""), location[1:]
+    inner = data.get(str(key))
+    if isinstance(inner, dict) and below and below[0] in inner:
+        return {**data, str(key): _without(inner, below)}
+    return {name: value for name, value in data.items() if name != key}
 
 
 def _validated(data: Mapping[str, object]) -> Settings:

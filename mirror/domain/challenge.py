@@ -40,6 +40,16 @@ def parse_challenges(lines: Iterable[str]) -> list[Challenge]:
     return [challenge for line in lines for challenge in _parse_line(line)]
 
 
+def usable(challenges: Iterable[Challenge]) -> Challenge | None:
+    """Return the challenge that we can meet, Bearer before Basic."""
+    found = list(challenges)
+    for scheme in ("bearer", "basic"):
+        for challenge in found:
+            if challenge.scheme == scheme:
+                return challenge
+    return None
+
+
 def _parse_line(line: str) -> Iterator[Challenge]:
     position = _skip(line, 0)
     while scheme := _SCHEME.match(line, position):

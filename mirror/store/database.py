@@ -31,9 +31,9 @@ Row = TypeVar("Row", ObjectRow, LinkRow, TagRow, DocumentRow, Totals, CountRow, 
 T = TypeVar("T")
 
 ROWS_PER_TRANSACTION: Final = 500
-_COMPLETE: Final = "complete-2"
+COMPLETE: Final = "complete-2"
 """The number is that of the format: an index of another one is built anew."""
-_DAMAGED: Final = "DAMAGED"
+DAMAGED: Final = "DAMAGED"
 _INLINE_MAX_BYTES: Final = 2**30
 _FULL_SYNC: Final = 2
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -63,7 +63,7 @@ class Database:
 
     def __init__(self, directory: Path) -> None:
         """Open the index in *directory*, or make one; raises IndexBrokenError."""
-        self._damaged = directory / _DAMAGED
+        self._damaged = directory / DAMAGED
         self._is_in_transaction = False
         with _translated(_DAMAGE | _FOREIGN):
             # Any: the stubs do not know the two-element default of peek and pull
@@ -81,11 +81,11 @@ class Database:
     @property
     def is_complete(self) -> bool:
         """Whether it was built to its end and has not been found damaged since."""
-        return not self._damaged.exists() and self.get(_COMPLETE, Totals) is not None
+        return not self._damaged.exists() and self.get(COMPLETE, Totals) is not None
 
     def complete(self) -> None:
         """Note that all facts are in: what is not in the index now does not exist."""
-        self.put(_COMPLETE, Totals())
+        self.put(COMPLETE, Totals())
 
     def get(self, key: str, kind: type[Row]) -> Row | None:
         """Return a row; one that cannot be read is as good as none."""

@@ -68,8 +68,19 @@ class Accounts:
             CredentialRefusedError: the file of a secret is empty or cannot be read.
         """
         credential = self._entry(repository)
-        if credential is None:
-            return ANONYMOUS
+        return ANONYMOUS if credential is None else await self._account(credential)
+
+    async def everyone(self) -> list[Account | CredentialRefusedError]:
+        """Return all accounts, the anonymous one if there is no other."""
+        found: list[Account | CredentialRefusedError] = []
+        for credential in self._upstream.credentials:
+            try:
+                found.append(await self._account(credential))
+            except CredentialRefusedError as error:
+                found.append(error)
+        return found or [ANONYMOUS]
+
+    async def _account(self, credential: Credential) -> Account:
         return Account(
             credential.name,
             credential.username,

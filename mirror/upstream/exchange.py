@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 
-from mirror.domain.challenge import Challenge, Origin, parse_challenges
+from mirror.domain.challenge import Challenge, Origin, parse_challenges, usable
 from mirror.domain.endpoints import Endpoint
 from mirror.domain.errors import CredentialRefusedError, UpstreamTroubleError
 from mirror.domain.names import Repository
@@ -214,11 +214,11 @@ class Exchange:
     async def _challenge(self, response: aiohttp.ClientResponse, hop: _Hop) -> Challenge | None:
         """Return the challenge to meet: of the answer or, if it has none, of ``/v2/``."""
         lines = response.headers.getall("WWW-Authenticate", [])
-        found = _usable(parse_challenges(lines))
+        found = usable(parse_challenges(lines))
         if found is not None or response.status != 401 or hop.base is None:
             return found
         ping = await self._ping(hop.base, {})  # gcr.io answers 401 without a challenge
-        return _usable(parse_challenges(ping.headers.getall("WWW-Authenticate", [])))
+        return usable(parse_challenges(ping.headers.getall("WWW-Authenticate", [])))
 
     async def _check_credential(
         self, hop: _Hop, proof: _Proof, response: aiohttp.ClientResponse
@@ -251,15 +251,6 @@ class Exchange:
         )
         token = await self._tokens.get(key, not_this=not_this)
         return _Proof(f"Bearer {token.value}", token.value, final=token.is_new)
-
-
-def _usable(challenges: list[Challenge]) -> Challenge | None:
-    """Return the challenge that we can meet, Bearer before Basic."""
-    for scheme in ("bearer", "basic"):
-        for challenge in challenges:
-            if challenge.scheme == scheme:
-                return challenge
-    return None
 
 
 def _scope(url: str, repository: Repository) -> str:

@@ -48,12 +48,14 @@ class TokenKey:
     realm: str
     service: str | None
     scope: str
+    """What is wanted; empty for nothing but to be let in, as at a login."""
     account: Account
 
     def url(self) -> str:
         """Return the URL to ask, with the parameters that the challenge had."""
         fields = [("service", self.service)] if self.service is not None else []
-        query = urlencode([*fields, ("scope", self.scope)])
+        scopes = [("scope", self.scope)] if self.scope else []
+        query = urlencode([*fields, *scopes])
         return f"{self.realm}{'&' if '?' in self.realm else '?'}{query}"
 
 

@@ -42,8 +42,8 @@ class Transport:
         self._pools = pools
         self._session: aiohttp.ClientSession | None = None
         self._home = {Origin.of(url) for url in upstream.endpoints}
-        self._home_tls = _tls_context(upstream.tls, at_home=True)
-        self._foreign_tls = _tls_context(upstream.tls, at_home=False)
+        self._home_tls = tls_context(upstream.tls, at_home=True)
+        self._foreign_tls = tls_context(upstream.tls, at_home=False)
 
     async def send(
         self,
@@ -158,7 +158,7 @@ def _system_tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _tls_context(tls: UpstreamTls, *, at_home: bool) -> ssl.SSLContext:
+def tls_context(tls: UpstreamTls, *, at_home: bool) -> ssl.SSLContext:
     """Return the TLS rules for the endpoints themselves or for where they redirect to.
 
     The client certificate and the leave to skip verification are for the former only.
