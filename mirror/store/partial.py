@@ -12,7 +12,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -33,6 +33,9 @@ _REPOSITORIES_MAX: Final = 16
 _TRIES: Final = 50
 _PAUSE_SECONDS: Final = 0.02
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+Piece = bytes | memoryview
 
 
 class PartialClosedError(Exception):
@@ -84,6 +87,7 @@ class Partial:
         self._lock = threading.Lock()
         self._hash = digest.new_hash()
         self._published = False
+        self._is_given_up = False
         self._twin: BinaryIO | None = None
         self._formers: list[Former] = []
         self._description: tuple[int | None, tuple[str, ...], str] | None = None
@@ -130,8 +134,18 @@ class Partial:
         self._formers.append(Former(former))
         return self._formers[-1]
 
-    def append(self, pieces: list[bytes]) -> None:
-        """Hash and write what has come.
+    def append(self, pieces: Sequence[Piece]) -> None:
+        """Hash and write what has come; raises as ``write`` does."""
+        self.hash(pieces)
+        self.write(pieces)
+
+    def hash(self, pieces: Sequence[Piece]) -> None:
+        """Hash what has come; beside ``write`` of the same pieces, if you like."""
+        for piece in pieces:
+            self._hash.update(piece)
+
+    def write(self, pieces: Sequence[Piece]) -> None:
+        """Write what has come.
 
         Raises:
             OSError: the disk is full or broken.
@@ -141,13 +155,40 @@ class Partial:
             if self.file.closed:
                 raise PartialClosedError
             self._write_description()
+            for former in self._formers:
+                offset = self.length_bytes
+                for piece in pieces:
+                    former.compare(piece, offset)
+                    offset += len(piece)
             for piece in pieces:
-                for former in self._formers:
-                    former.compare(piece, self.length_bytes)
-                self._hash.update(piece)
                 self._write(piece)
-            if self.length_bytes - self._synced_bytes >= _SYNC_EVERY_BYTES:
-                self._sync()
+
+    @property
+    def wants_sync(self) -> bool:
+        """Whether so much has come since the last time that it should be synced."""
+        return self.length_bytes - self._synced_bytes >= _SYNC_EVERY_BYTES
+
+    def sync(self) -> None:
+        """Make what has come outlast a power failure; others may append meanwhile.
+
+        By a descriptor of its own: what fails here is told again to ``publish``.
+        """
+        with self._lock:
+            if not self._is_ours():
+                return
+            length_bytes = self.length_bytes
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _sync(descriptor)
+        finally:
+            os.close(descriptor)
+        with self._lock:
+            if not self._is_ours():
+                return
+            self._synced_bytes = length_bytes
+            if self.sidecar is not None:
+                self.sidecar = msgspec.structs.replace(self.sidecar, synced_bytes=length_bytes)
+                self._write_sidecar()
 
     def begins_with(self, prefix_hash: "hashlib._Hash") -> bool:
         """Return whether another download's first ``length_bytes`` bytes are the same ones."""
@@ -199,12 +240,15 @@ class Partial:
 
     def discard(self) -> None:
         """Remove the file unless it was published; readers keep what they have open."""
-        if not self._published:
-            remove_partial(self.path)
+        with self._lock:
+            if not self._published:
+                self._is_given_up = True
+                remove_partial(self.path)
 
     def rest(self) -> None:
         """Let somebody else go on with the file; readers keep it open."""
         with self._lock:
+            self._is_given_up = True
             if not self.file.closed:
                 fcntl.flock(self.file, fcntl.LOCK_UN)
 
@@ -216,6 +260,10 @@ class Partial:
                 self._twin.close()
 
     # --- inside ----------------------------------------------------------------------------
+
+    def _is_ours(self) -> bool:
+        """Tell whether what stands at the path, and beside it, is still what we write."""
+        return not (self.file.closed or self._published or self._is_given_up)
 
     def _usable_bytes(self) -> int:
         """Return how much of the file from before is to be believed."""
@@ -234,17 +282,10 @@ class Partial:
             self.sidecar = Sidecar(*description, self._synced_bytes, boot_id())
             self._write_sidecar()
 
-    def _sync(self) -> None:
-        _sync(self.file.fileno())
-        self._synced_bytes = self.length_bytes
-        if self.sidecar is not None:
-            self.sidecar = msgspec.structs.replace(self.sidecar, synced_bytes=self._synced_bytes)
-            self._write_sidecar()
-
     def _write_sidecar(self) -> None:
         self._replace_file(sidecar_path(self.path), msgspec.json.encode(self.sidecar))
 
-    def _write(self, piece: bytes) -> None:
+    def _write(self, piece: Piece) -> None:
         view = memoryview(piece)
         while view:
             written = os.pwrite(self.file.fileno(), view, self.length_bytes)
@@ -265,7 +306,7 @@ class Former:
         self.agreed_bytes = 0
         self.differs = False
 
-    def compare(self, piece: bytes, offset: int) -> None:
+    def compare(self, piece: Piece, offset: int) -> None:
         """Compare a piece of the new download, which comes at *offset*; in a thread."""
         if self.differs or offset >= self._length_bytes:
             return

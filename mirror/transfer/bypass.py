@@ -25,7 +25,7 @@ from mirror.transfer.fill import HOLD_BACK_BYTES
 from mirror.transfer.patience import Retries
 from mirror.transfer.slots import Slots
 from mirror.transfer.sources import Sources
-from mirror.upstream.registry import BlobStream
+from mirror.upstream.streaming import BlobStream
 
 READ_AHEAD_BYTES: Final = 1024 * 1024
 """What is received for a client before it takes it."""

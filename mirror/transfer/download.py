@@ -23,7 +23,8 @@ from mirror.transfer.appender import Appender
 from mirror.transfer.fill import Fill
 from mirror.transfer.patience import Patience
 from mirror.transfer.slots import Slots
-from mirror.upstream.registry import BlobStream
+from mirror.upstream.receiving import Batch
+from mirror.upstream.streaming import BlobStream
 
 _RESERVE_STEP_BYTES: Final = 64 * 1024 * 1024
 _log = get_logger("transfer")
@@ -282,12 +283,12 @@ class Download:
         await self._hash_is_ready()
         partial.describe(self._fill.size_bytes, str(source), stream.endpoint)
         appender = Appender(self._pool, partial, self._show)
-        chunks = stream.chunks()
+        batches = stream.batches()
         try:
             if stream.offset != partial.length_bytes:
-                await self._append(await self._skipped(chunks, partial, stream), appender)
-            async for chunk in chunks:
-                await self._append(chunk, appender)
+                await self._append(await self._skipped(batches, partial, stream), appender)
+            async for batch in batches:
+                await self._append(batch, appender)
         except UpstreamTroubleError:
             await appender.finish()
             if not partial.is_right():
@@ -298,19 +299,19 @@ class Download:
         self._verify(partial, stream.endpoint)
         return partial
 
-    async def _append(self, chunk: bytes, appender: Appender) -> None:
+    async def _append(self, batch: Batch, appender: Appender) -> None:
         fill = self._fill
         self._patience.heard()
         await self._slots.take(fill)  # it may have had to give way
-        whole_bytes = fill.received_bytes + len(chunk)
+        whole_bytes = fill.received_bytes + batch.size_bytes
         if fill.size_bytes is not None and whole_bytes > fill.size_bytes:
-            await appender.put(chunk[: fill.size_bytes - fill.received_bytes])
+            await appender.put(batch.split(fill.size_bytes - fill.received_bytes)[0])
             raise ContentMismatchError(f"{fill.digest} is longer than was announced")
         more_bytes = whole_bytes - self._reservation.size_bytes
         if more_bytes > 0:  # nobody knows how many will come
             await self._reserve_step(more_bytes)
         fill.received_bytes = whole_bytes
-        await appender.put(chunk)
+        await appender.put(batch)
 
     async def _take_head(self, stream: BlobStream) -> Partial:
         fill, partial = self._fill, self._partial
@@ -346,8 +347,8 @@ class Download:
             await self._reservation.grow(more_bytes)
 
     async def _skipped(
-        self, chunks: AsyncIterator[bytes], partial: Partial, stream: BlobStream
-    ) -> bytes:
+        self, batches: AsyncIterator[Batch], partial: Partial, stream: BlobStream
+    ) -> Batch:
         """Read over what is on disk already; returns what comes behind it.
 
         For an upstream that ignores ranges. The bytes must be the same as before: readers
@@ -355,11 +356,14 @@ class Download:
         """
         prefix_hash: hashlib._Hash = self._fill.digest.new_hash()
         missing_bytes = partial.length_bytes
-        async for chunk in chunks:
+        async for batch in batches:
             self._patience.heard()
-            await self._pool.run(prefix_hash.update, chunk[:missing_bytes])
-            rest = chunk[missing_bytes:]
-            missing_bytes -= min(missing_bytes, len(chunk))
+            known, rest = batch.split(missing_bytes)
+            for piece in known.pieces:
+                await self._pool.run(prefix_hash.update, piece)
+            missing_bytes -= known.size_bytes
+            if missing_bytes:
+                batch.release()
             if not missing_bytes:
                 if not partial.begins_with(prefix_hash):
                     raise ContentMismatchError(f"{stream.endpoint}: the content has changed")

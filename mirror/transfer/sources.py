@@ -13,7 +13,7 @@ from mirror.domain.errors import MirrorError
 from mirror.domain.names import Digest, Repository
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
-from mirror.upstream.registry import BlobStream
+from mirror.upstream.streaming import BlobStream
 from mirror.upstream.upstreams import Upstreams
 
 SUSPECT_SECONDS: Final = 60.0

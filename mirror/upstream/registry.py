@@ -10,7 +10,7 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import aiohttp
 
@@ -49,7 +49,7 @@ from mirror.upstream.reading import (
     manifest_head,
     raise_refusal,
 )
-from mirror.upstream.streaming import HttpStream, range_header, refuse_encoding
+from mirror.upstream.streaming import BlobStream, HttpStream, range_header, refuse_encoding
 from mirror.upstream.tokens import AccessRefusedError
 from mirror.upstream.transport import Transport, translated
 
@@ -66,21 +66,6 @@ class Rate:
     account: str
     budget: Budget | None
     pause_seconds: float
-
-
-class BlobStream(Protocol):
-    """The body of a blob as it comes; leave the context of ``open_blob`` to end it."""
-
-    offset: int
-    """Where in the blob the body begins: 0 where upstream ignored the range."""
-    size_bytes: int | None
-    """The length of the whole blob, if upstream tells."""
-    endpoint: str
-    """Which endpoint it came by, although a CDN may have sent it."""
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Yield what has come; raises UpstreamTroubleError where the body breaks."""
-        ...
 
 
 class Registry:

@@ -1,12 +1,33 @@
 """The body of a blob as it comes from upstream."""
 
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 import aiohttp
 
 from mirror.domain.errors import UpstreamTroubleError
 from mirror.domain.ranges import Span, parse_content_range
+from mirror.upstream.receiving import Batch, take_over
 from mirror.upstream.transport import Transport, translated
+
+
+class BlobStream(Protocol):
+    """The body of a blob as it comes; leave the context of ``open_blob`` to end it."""
+
+    offset: int
+    """Where in the blob the body begins: 0 where upstream ignored the range."""
+    size_bytes: int | None
+    """The length of the whole blob, if upstream tells."""
+    endpoint: str
+    """Which endpoint it came by, although a CDN may have sent it."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield what has come; raises UpstreamTroubleError where the body breaks."""
+        ...
+
+    def batches(self) -> AsyncIterator[Batch]:
+        """Yield as ``chunks`` does, with less copying; each batch must be released."""
+        ...
 
 
 class HttpStream:
@@ -47,6 +68,23 @@ class HttpStream:
                 self._transport.received(len(rest))
                 yield rest
             raise translated(error, str(self._response.url)) from None
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        """Yield what has come, in as few copies as can be; each batch must be released."""
+        taken = take_over(self._response)
+        if taken is None:
+            async for chunk in self.chunks():
+                yield Batch.of(chunk)
+            return
+        first, receiver = taken
+        place = str(self._response.url)
+        if first:
+            size_bytes = sum(map(len, first))
+            self._transport.received(size_bytes)
+            yield Batch([*first], size_bytes)
+        async for batch in receiver.batches(self._transport.idle_seconds, place):
+            self._transport.received(batch.size_bytes)
+            yield batch
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""

@@ -87,6 +87,11 @@ class Transport:
         """Count bytes of a body."""
         self._metrics.upstream_bytes.labels(self._upstream.name).inc(size_bytes)
 
+    @property
+    def idle_seconds(self) -> float:
+        """How long a body may bring no byte."""
+        return self._upstream.policy.timeouts.idle_seconds
+
     async def close(self) -> None:
         """Close all connections."""
         if self._session is not None:

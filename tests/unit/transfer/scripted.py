@@ -32,6 +32,7 @@ from mirror.transfer.fill import Fill
 from mirror.transfer.parts import FilePart
 from mirror.transfer.slots import Slots
 from mirror.transfer.sources import Sources
+from mirror.upstream.receiving import Batch
 from mirror.upstream.upstreams import Upstreams
 
 SOURCE = Repository("docker.io", "library/alpine")
@@ -108,6 +109,10 @@ class ScriptedStream:
             yield body[start : start + answer.chunk_bytes]
         if answer.breaks:
             raise UpstreamTroubleError("the line broke")
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        async for chunk in self.chunks():
+            yield Batch.of(chunk)
 
 
 class Hasty:

@@ -1,0 +1,251 @@
+"""The body of a large blob, received into a few buffers that are used again.
+
+aiohttp hands out a new ``bytes`` for each read, cut and copied by its parser: for layers of
+hundreds of MB that costs more than everything else. So when the head of the answer is read, the
+connection is taken over: from there on the body is nothing but ``Content-Length`` bytes.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+
+from mirror.domain.errors import UpstreamTimeoutError, UpstreamTroubleError
+from mirror.domain.redirects import redact
+
+SLAB_BYTES: Final = 1024 * 1024
+SLABS_MAX: Final = 4
+"""More than this is not received ahead of the disk."""
+WORTH_BYTES: Final = 4 * SLAB_BYTES
+"""Less than this is left to aiohttp, which can use the connection again afterwards."""
+
+Piece = bytes | memoryview
+
+
+@dataclass(slots=True)
+class Batch:
+    """What has come since the last one; ``release`` gives the memory of the pieces back."""
+
+    pieces: list[Piece]
+    size_bytes: int
+    release: Callable[[], None] = lambda: None
+
+    @classmethod
+    def of(cls, content: bytes) -> "Batch":
+        """Return a batch of memory that is used once."""
+        return cls([content], len(content))
+
+    def split(self, at_bytes: int) -> "tuple[Batch, Batch]":
+        """Return the first *at_bytes* bytes, and the rest, which keeps the memory."""
+        first: list[Piece] = []
+        rest: list[Piece] = []
+        for piece in self.pieces:
+            if at_bytes > 0:
+                first.append(piece[:at_bytes])
+            if at_bytes < len(piece):
+                rest.append(piece[max(0, at_bytes) :])
+            at_bytes -= len(piece)
+        return Batch(first, sum(map(len, first))), Batch(rest, sum(map(len, rest)), self.release)
+
+
+class _Slab:
+    """A buffer that is filled once, read in pieces, and then filled again."""
+
+    __slots__ = ("filled_bytes", "lent", "taken_bytes", "view")
+
+    def __init__(self, size_bytes: int) -> None:
+        self.view = memoryview(bytearray(size_bytes))
+        self.filled_bytes = self.taken_bytes = self.lent = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.filled_bytes == len(self.view)
+
+    def take(self) -> memoryview:
+        """Lend what has come since the last time."""
+        piece = self.view[self.taken_bytes : self.filled_bytes]
+        self.taken_bytes = self.filled_bytes
+        self.lent += 1
+        return piece
+
+    def is_idle(self) -> bool:
+        """Tell whether nobody needs anything of it any more."""
+        return not self.lent and self.taken_bytes == self.filled_bytes
+
+
+class Receiver(asyncio.BufferedProtocol):
+    """Receives ``missing_bytes`` more bytes of a body.
+
+    The transport writes into the slabs and the reader takes what has come, so a byte waits for
+    nothing; while the reader is busy, more comes, and it takes all of that at once.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        former: asyncio.BaseProtocol,
+        missing_bytes: int,
+        slab_bytes: int = SLAB_BYTES,
+    ) -> None:
+        self._slab_bytes = slab_bytes
+        self._transport = transport
+        self._former = former
+        self._missing_bytes = missing_bytes
+        self._filling: _Slab | None = None
+        self._waiting: deque[_Slab] = deque()
+        self._free: list[_Slab] = []
+        self._slabs = 0
+        self._is_paused = False
+        self._is_over = False
+        self._error: BaseException | None = None
+        self._news: asyncio.Future[None] | None = None
+
+    # --- what the transport calls ------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 -- asyncio's signature
+        """Return where the next bytes go."""
+        slab = self._filling
+        if slab is None:
+            slab = self._filling = self._free.pop() if self._free else self._new_slab()
+            self._waiting.append(slab)
+        return slab.view[slab.filled_bytes : slab.filled_bytes + max(1, self._missing_bytes)]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Note that so many bytes have come."""
+        slab = self._filling
+        if slab is None or self._is_over:
+            return
+        slab.filled_bytes += nbytes
+        self._missing_bytes -= nbytes
+        if slab.is_full:
+            self._filling = None
+        if self._missing_bytes == 0:
+            self._is_over = True
+        if self._is_over or (self._filling is None and self._is_exhausted()):
+            self._is_paused = True
+            self._transport.pause_reading()
+        self._tell()
+
+    def eof_received(self) -> bool | None:
+        """Note that no more will come."""
+        self._is_over = True
+        self._tell()
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that the connection is gone."""
+        self._is_over, self._error = True, exc
+        self._tell()
+        self._former.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Nothing is written."""
+
+    def resume_writing(self) -> None:
+        """Nothing is written."""
+
+    # --- what the reader calls ---------------------------------------------------------------
+
+    async def batches(self, idle_seconds: float, place: str) -> AsyncIterator[Batch]:
+        """Yield what comes, until all of it has come.
+
+        Args:
+            idle_seconds: How long nothing may come.
+            place: The name of the other end, for errors.
+
+        Raises:
+            UpstreamTroubleError: it broke off, after all that had come.
+        """
+        while True:
+            batch = self._take()
+            if batch is not None:
+                yield batch
+            elif self._missing_bytes == 0:
+                return
+            elif self._is_over:
+                raise _broken(self._error, place)
+            else:
+                await self._more(idle_seconds, place)
+
+    def _take(self) -> Batch | None:
+        slabs = [slab for slab in self._waiting if slab.taken_bytes < slab.filled_bytes]
+        if not slabs:
+            return None
+        while self._waiting and self._waiting[0].is_full:
+            self._waiting.popleft()
+        pieces: list[Piece] = [slab.take() for slab in slabs]
+
+        def release() -> None:
+            for slab in slabs:
+                slab.lent -= 1
+                self._used(slab)
+
+        return Batch(pieces, sum(map(len, pieces)), release)
+
+    def _used(self, slab: _Slab) -> None:
+        """Use a slab again, of which nobody needs anything any more."""
+        if not slab.is_idle():
+            return
+        if slab is self._filling:
+            slab.filled_bytes = slab.taken_bytes = 0
+            return
+        slab.filled_bytes = slab.taken_bytes = 0
+        self._free.append(slab)
+        if self._is_paused and not self._is_over:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    async def _more(self, idle_seconds: float, place: str) -> None:
+        self._news = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(idle_seconds):
+                await self._news
+        except TimeoutError:
+            raise UpstreamTimeoutError(place) from None
+        finally:
+            self._news = None
+
+    def _tell(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    def _new_slab(self) -> _Slab:
+        self._slabs += 1
+        return _Slab(self._slab_bytes)
+
+    def _is_exhausted(self) -> bool:
+        return not self._free and self._slabs >= SLABS_MAX
+
+
+def take_over(response: aiohttp.ClientResponse) -> tuple[list[bytes], Receiver] | None:
+    """Take a response's connection over; returns what had come of the body, and the rest.
+
+    ``None``: it is not worth it, or not possible. Nothing is awaited here, so no byte can come
+    in between. Afterwards the connection can only be closed.
+    """
+    connection, content = response.connection, response.content
+    if connection is None or response.content_length is None or content.is_eof():
+        return None
+    transport, former = connection.transport, connection.protocol
+    missing_bytes = response.content_length - content.total_bytes
+    if missing_bytes < WORTH_BYTES or not isinstance(transport, asyncio.Transport):
+        return None
+    if former is None or former._reading_paused or transport.is_closing():  # noqa: SLF001 -- aiohttp's parser may then hold bytes that it shows nobody
+        return None
+    if "chunked" in response.headers.get("Transfer-Encoding", "").lower():
+        return None
+    first = list(content._buffer)  # noqa: SLF001 -- reading it the public way needs awaits
+    content._buffer.clear()  # noqa: SLF001 -- as above
+    former.read_timeout = None
+    former.start_timeout()  # which ends it: the protocol will not hear of bytes any more
+    receiver = Receiver(transport, former, missing_bytes)
+    transport.set_protocol(receiver)
+    return first, receiver
+
+
+def _broken(error: BaseException | None, place: str) -> UpstreamTroubleError:
+    words = error.strerror if isinstance(error, OSError) else None
+    return UpstreamTroubleError(f"{redact(place)}: {words or 'the body ended early'}")

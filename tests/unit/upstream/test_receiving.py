@@ -1,0 +1,215 @@
+"""Large bodies over a connection that is taken over from aiohttp."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror.domain.errors import UpstreamTimeoutError, UpstreamTroubleError
+from mirror.settings import Policy, Timeouts, Upstream, UpstreamTls
+from mirror.upstream import receiving, streaming
+from mirror.upstream.receiving import SLAB_BYTES, SLABS_MAX, Batch, Receiver
+from tests.fakes import faults
+from tests.fakes.clients import Ended
+from tests.fakes.content import blob as blob_of
+from tests.fakes.registry import FakeRegistry
+from tests.fakes.tls import loopback_tls
+from tests.harness import MIB, mirror_of
+from tests.unit.upstream.pulling import REPOSITORY, blob
+
+SMALL = 64
+PUSHED = blob_of(9 * MIB + 17, 7)
+QUICK = Policy(timeouts=Timeouts(connect_seconds=1, response_seconds=2, idle_seconds=0.3))
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return whether each body was taken over, in their order."""
+    seen: list[bool] = []
+
+    def watched(response: object) -> object:
+        result = receiving.take_over(response)  # type: ignore[arg-type] # it is what it watches
+        seen.append(result is not None)
+        return result
+
+    monkeypatch.setattr(streaming, "take_over", watched)
+    return seen
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_large_body_is_received_without_aiohttp(
+    tmp_path: Path, taken: list[bool], scheme: str
+) -> None:
+    server, _, pem = loopback_tls()
+    (tmp_path / "ca.pem").write_bytes(pem)
+    tls = UpstreamTls(ca=tmp_path / "ca.pem") if scheme == "https" else UpstreamTls()
+    async with FakeRegistry(tls=server if scheme == "https" else None) as registry:
+        registry.push_blob(REPOSITORY, PUSHED)
+        upstream = Upstream(endpoints=(registry.url,), tls=tls)
+        async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
+            got = await mirror.get(blob(PUSHED.digest))
+            await mirror.settled()
+            assert await mirror.total("mirror_upstream_bytes_total") == PUSHED.size_bytes
+            assert mirror.stored(PUSHED.digest).read_bytes() == PUSHED.content
+    assert got.body == PUSHED.content
+    assert taken == [True]
+
+
+async def test_a_body_that_is_cut_goes_on_where_it_was(
+    tmp_path: Path, upstream: FakeRegistry, taken: list[bool]
+) -> None:
+    upstream.push_blob(REPOSITORY, PUSHED)
+    upstream.fail(faults.cut(3 * MIB), faults.cut(MIB, rst=True))
+    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}, policy=QUICK) as mirror:
+        got = await mirror.get(blob(PUSHED.digest))
+        assert await mirror.total("mirror_upstream_bytes_total") <= PUSHED.size_bytes
+    assert got.body == PUSHED.content
+    assert taken[:2] == [True, True]
+
+
+async def test_a_body_that_stalls_is_given_up_in_time(
+    tmp_path: Path, upstream: FakeRegistry, taken: list[bool]
+) -> None:
+    upstream.push_blob(REPOSITORY, PUSHED)
+    upstream.fail(faults.hang_in_body(4 * MIB))
+    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}, policy=QUICK) as mirror:
+        got = await mirror.get(blob(PUSHED.digest))
+    assert got.body == PUSHED.content
+    assert taken[0]
+
+
+async def test_what_comes_behind_the_last_byte_is_not_taken(
+    tmp_path: Path, upstream: FakeRegistry, taken: list[bool]
+) -> None:
+    upstream.push_blob(REPOSITORY, PUSHED)
+    upstream.fail(faults.surplus(b"x" * 100_000))
+    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}, policy=QUICK) as mirror:
+        got = await mirror.raw(blob(PUSHED.digest))
+        await mirror.settled()
+        assert mirror.stored(PUSHED.digest).read_bytes() == PUSHED.content
+    assert (got.ended, got.body) == (Ended.COMPLETE, PUSHED.content)
+    assert taken[0]
+
+
+async def test_small_and_chunked_bodies_are_left_to_aiohttp(
+    tmp_path: Path, upstream: FakeRegistry, taken: list[bool]
+) -> None:
+    small = blob_of(MIB, 3)
+    upstream.push_blob(REPOSITORY, PUSHED)
+    upstream.push_blob(REPOSITORY, small)
+    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
+        assert (await mirror.get(blob(small.digest))).body == small.content
+        upstream.fail(faults.chunked())
+        assert (await mirror.get(blob(PUSHED.digest))).body == PUSHED.content
+    assert taken == [False, False]
+
+
+# --- the bookkeeping, without a socket ------------------------------------------------------
+
+
+class _Line(asyncio.Transport):
+    """The other end of the protocol: gives bytes for as long as it is not paused."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self.left = memoryview(content)
+        self.is_paused = False
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+    def give(self, receiver: Receiver, count: int) -> None:
+        if self.is_paused or not self.left:
+            return
+        buffer = receiver.get_buffer(-1)
+        count = min(count, len(buffer), len(self.left))
+        buffer[:count] = self.left[:count]
+        self.left = self.left[count:]
+        receiver.buffer_updated(count)
+
+
+def _received(batch: Batch) -> bytes:
+    return b"".join(batch.pieces)
+
+
+@given(
+    size_bytes=st.integers(1, 9 * SMALL),
+    steps=st.lists(
+        st.tuples(st.integers(1, 2 * SMALL), st.booleans(), st.booleans()),
+        min_size=1,
+        max_size=30,
+    ),
+)
+def test_bytes_come_in_order_and_no_more_memory_than_allowed_is_used(
+    size_bytes: int, steps: list[tuple[int, bool, bool]]
+) -> None:
+    content = _CONTENT[:size_bytes]
+    line = _Line(content)
+    receiver = Receiver(line, asyncio.Protocol(), size_bytes, SMALL)
+    lent: list[tuple[Batch, bytes]] = []
+    out = bytearray()
+
+    def take() -> None:
+        batch = receiver._take()
+        if batch is not None:
+            out.extend(_received(batch))
+            lent.append((batch, _received(batch)))
+
+    def release() -> None:
+        for batch, was in lent:
+            assert _received(batch) == was, "lent memory was written to"
+            batch.release()
+        lent.clear()
+
+    number = 0
+    while len(out) < size_bytes:
+        count, takes, releases = steps[number % len(steps)]
+        line.give(receiver, count)
+        if takes or line.is_paused:
+            take()
+        if releases or line.is_paused:
+            release()
+        number += 1
+    release()
+    assert bytes(out) == content
+    assert receiver._slabs <= SLABS_MAX
+    assert line.is_paused, "nothing behind the last byte is read"
+
+
+_CONTENT = os.urandom(9 * SMALL)
+
+
+@given(
+    cuts=st.lists(st.integers(0, 50), max_size=6),
+    at_bytes=st.integers(0, 120),
+)
+def test_a_batch_is_split_at_any_byte(cuts: list[int], at_bytes: int) -> None:
+    pieces = [os.urandom(count) for count in cuts]
+    content = b"".join(pieces)
+    first, rest = Batch([*pieces], len(content)).split(at_bytes)
+    assert (_received(first), _received(rest)) == (content[:at_bytes], content[at_bytes:])
+    assert (first.size_bytes, rest.size_bytes) == (len(_received(first)), len(_received(rest)))
+
+
+async def test_what_has_come_is_given_before_the_error() -> None:
+    receiver = Receiver(_Line(b""), asyncio.Protocol(), 2 * SLAB_BYTES)
+    receiver.get_buffer(-1)[:5] = b"hello"
+    receiver.buffer_updated(5)
+    receiver.connection_lost(ConnectionResetError(104, "Connection reset by peer"))
+    batches = receiver.batches(1, "http://upstream/blob?signature=secret")
+    assert _received(await anext(batches)) == b"hello"
+    with pytest.raises(UpstreamTroubleError, match="Connection reset by peer") as caught:
+        await anext(batches)
+    assert "secret" not in str(caught.value)
+
+
+async def test_silence_is_a_timeout() -> None:
+    receiver = Receiver(_Line(b""), asyncio.Protocol(), 5)
+    with pytest.raises(UpstreamTimeoutError):
+        await anext(receiver.batches(0.01, "http://upstream"))
