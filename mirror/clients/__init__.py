@@ -1,0 +1,1 @@
+"""The other side: how container clients on this machine are told of a mirror."""

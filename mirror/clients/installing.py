@@ -1,0 +1,295 @@
+"""Writing the files of a client, and taking them back as if they had never been written.
+
+What was there is kept, by a hard link where that can be, in a directory beside it: taking back
+is then a rename of the very same file, with its owner, times and attributes. ``ledger.json`` says
+what was written where. It is written before the file that it speaks of, so that a crash at any
+moment leaves something that can be taken back.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mirror.clients.plan import CannotMergeError, Plan
+
+_LEDGER: Final = "ledger.json"
+_TEMPORARY: Final = ".mirror-new"
+_FILE_MODE: Final = 0o644
+_DIRECTORY_MODE: Final = 0o755
+_ELSEWHERE: Final = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
+
+
+class ChangedSinceError(Exception):
+    """Files that were written here were changed by somebody else.
+
+    Attributes:
+        paths: which ones.
+    """
+
+    def __init__(self, paths: list[str]) -> None:
+        super().__init__(f"changed since they were written: {', '.join(paths)}")
+        self.paths = paths
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A file that is, or is about to be, ours."""
+
+    backup: str | None
+    """Name in the ledger's directory of what was there; None if nothing was."""
+    written: list[str] = field(default_factory=list)
+    """Digests of what was written, the one that may not have got there last."""
+
+
+class Installation:
+    """The files of one client on one machine."""
+
+    def __init__(self, root: Path, ledger: str) -> None:
+        """Speak of the files below *root*; OSError tells of what cannot be read."""
+        self._root = root.absolute()
+        self._directory = self._real(ledger)
+        self._entries: dict[str, _Entry] = {}
+        self._made: list[str] = []
+        self._load()
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether something has been written that was not taken back."""
+        return bool(self._entries)
+
+    def read(self, path: str) -> str | None:
+        """Return the text of a file as it is, or was, without us."""
+        content = self._original(path)
+        try:
+            return None if content is None else content.decode()
+        except UnicodeDecodeError:
+            raise CannotMergeError(path, "is not UTF-8 text") from None
+
+    def names(self, directory: str) -> list[str]:
+        """Return what a directory holds."""
+        try:
+            return sorted(each.name for each in self._real(directory).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def wanted(self, plan: Plan) -> dict[str, bytes | None]:
+        """Return what each file is to hold, of those that a plan is about; None: no file."""
+        wanted = {path: text.encode() for path, text in plan.files.items()}
+        stale = {
+            path: self._original(path)
+            for path in self._entries
+            if path not in wanted and (plan.owned is None or path.startswith(f"{plan.owned}/"))
+        }
+        return {**wanted, **stale}
+
+    def before(self) -> dict[str, bytes | None]:
+        """Return what each file of ours held before."""
+        return {path: self._original(path) for path in self._entries}
+
+    def current(self, path: str) -> bytes | None:
+        """Return what a file holds now."""
+        return _content(self._real(path))
+
+    def install(self, plan: Plan, *, force: bool = False) -> list[str]:
+        """Write what differs, and return the paths; raise ChangedSinceError before anything."""
+        wanted = self.wanted(plan)
+        if not force and (changed := [path for path in wanted if self._is_changed(path)]):
+            raise ChangedSinceError(changed)
+        done = []
+        for path, content in wanted.items():
+            if content == self.current(path):
+                continue
+            done.append(path)
+            if content is None or (path in self._entries and content == self._original(path)):
+                self._restore(path)
+            else:
+                self._write(path, content)
+        self._tidy()
+        return done
+
+    def undo(self, *, force: bool = False) -> list[str]:
+        """Put everything back and return the paths; raise ChangedSinceError after the rest."""
+        changed = [path for path in self._entries if not force and self._is_changed(path)]
+        restored = [path for path in self._entries if path not in changed]
+        for path in restored:
+            self._restore(path)
+        self._tidy()
+        if changed:
+            raise ChangedSinceError(changed)
+        return restored
+
+    def _real(self, path: str) -> Path:
+        return self._root / path.lstrip("/")
+
+    def _load(self) -> None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            told: dict[str, Any] = json.loads((self._directory / _LEDGER).read_bytes())
+            self._made = list(told["made"])
+            self._entries = {path: _Entry(**entry) for path, entry in told["files"].items()}
+
+    def _save(self) -> None:
+        files = {
+            path: {"backup": entry.backup, "written": entry.written}
+            for path, entry in self._entries.items()
+        }
+        text = json.dumps({"files": files, "made": self._made}, indent=1)
+        _replace(self._directory / _LEDGER, lambda new: new.write_bytes(text.encode()))
+
+    def _original(self, path: str) -> bytes | None:
+        entry = self._entries.get(path)
+        current = self.current(path)
+        if entry is None or current is None or _digest(current) not in entry.written:
+            return current
+        if entry.backup is None:
+            return None
+        kept = _content(self._directory / entry.backup)
+        return current if kept is None else kept
+
+    def _is_changed(self, path: str) -> bool:
+        entry, current = self._entries.get(path), self.current(path)
+        if entry is None:
+            return False
+        if current is not None and _digest(current) in entry.written:
+            return False
+        # What was announced may not have been written, and what was begun may have been undone.
+        kept = _content(self._directory / entry.backup) if entry.backup else None
+        return current != kept and not (entry.backup and kept is None)
+
+    def _write(self, path: str, content: bytes) -> None:
+        target = self._real(path)
+        missing = [*_missing(self._directory)[:-1], *_missing(target.parent)]
+        self._directory.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+        made = [f"/{each.relative_to(self._root)}" for each in missing]
+        self._made += [each for each in made if each not in self._made]
+        if path not in self._entries:
+            self._entries[path] = _Entry(self._keep(target))
+        self._entries[path].written.append(_digest(content))
+        self._save()
+        target.parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+        _replace(target, lambda new: new.write_bytes(content))
+        self._entries[path].written = [_digest(content)]
+        self._save()
+
+    def _keep(self, target: Path) -> str | None:
+        if not os.path.lexists(target):
+            return None
+        taken = {entry.backup for entry in self._entries.values()}
+        name = next(name for number in range(len(taken) + 1) if (name := str(number)) not in taken)
+        kept = self._directory / name
+        kept.unlink(missing_ok=True)
+        try:
+            os.link(target, kept, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _ELSEWHERE:
+                raise
+            _copy(target, kept)
+        return name
+
+    def _restore(self, path: str) -> None:
+        entry, target = self._entries[path], self._real(path)
+        # Two may be doing this at once: a node agent that ends, and the one that cleans up.
+        with suppress(FileNotFoundError):
+            target.with_name(f"{target.name}{_TEMPORARY}").unlink(missing_ok=True)
+            if entry.backup is None:
+                target.unlink()
+            else:
+                _move(self._directory / entry.backup, target)
+        del self._entries[path]
+        if self._directory.exists():
+            self._save()
+
+    def _tidy(self) -> None:
+        """Remove the directories that were made for files that are gone, and in the end ours."""
+        self._remove_made()
+        if self._directory.exists():
+            if self._entries:
+                self._save()
+                return
+            shutil.rmtree(self._directory)
+        self._remove_made()
+
+    def _remove_made(self) -> None:
+        for path in sorted(self._made, key=len, reverse=True):
+            # One that still holds something is needed, by us or by somebody else.
+            with suppress(OSError):
+                self._real(path).rmdir()
+        self._made = [path for path in self._made if self._real(path).exists()]
+
+
+def _missing(directory: Path) -> list[Path]:
+    """Return which directories have to be made for this one, the outermost first."""
+    return [each for each in (directory, *directory.parents) if not each.exists()][::-1]
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
+    """Let *target* be the old file or the new one, at every moment, also after a power cut."""
+    new = target.with_name(f"{target.name}{_TEMPORARY}")
+    try:
+        new.unlink(missing_ok=True)
+        write(new)
+        _like(target, new)
+        _sync(new)
+        new.replace(target)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    _sync(target.parent)
+
+
+def _like(old: Path, new: Path) -> None:
+    """Give a new file the mode and the owner of the one that it replaces."""
+    try:
+        facts = old.stat()
+    except FileNotFoundError:
+        new.chmod(_FILE_MODE)
+        return
+    new.chmod(facts.st_mode & 0o7777)
+    with suppress(PermissionError):
+        os.chown(new, facts.st_uid, facts.st_gid)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copy2(source, target, follow_symlinks=False)
+    facts = source.lstat()
+    with suppress(PermissionError):
+        os.chown(target, facts.st_uid, facts.st_gid, follow_symlinks=False)
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        new = target.with_name(f"{target.name}{_TEMPORARY}")
+        new.unlink(missing_ok=True)
+        _copy(source, new)
+        new.replace(target)
+        source.unlink()
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
