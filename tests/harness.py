@@ -101,11 +101,11 @@ class Mirror:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
-    async def becomes(self, name: str, value: float) -> None:
+    async def becomes(self, name: str, value: float, **labels: str) -> None:
         """Wait until a metric has a value."""
         async with asyncio.timeout(10):
             while True:
-                if await self.metric(name) == value:
+                if await self.metric(name, **labels) == value:
                     return
                 await asyncio.sleep(0.001)  # spinning would keep the GIL from the threads
 

@@ -4,16 +4,16 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 import mirror
+from mirror.app.listeners import Listener, cancel, started
 from mirror.app.reloading import Reloading
 from mirror.app.services import Services, declared_pins, policies_of
 from mirror.app.tools import Tools
@@ -23,6 +23,7 @@ from mirror.observe.health import Health, watch_event_loop
 from mirror.observe.metrics import Metrics
 from mirror.observe.requests import Ledger, PastRequests
 from mirror.observe.traffic import Meter, Traffic
+from mirror.runtime.certificates import CertificateError
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
@@ -41,7 +42,7 @@ from mirror.web.api import api
 from mirror.web.banner import banner
 from mirror.web.cache_api import CacheApi
 from mirror.web.guard import Guard
-from mirror.web.listener import registry_runner
+from mirror.web.listener import registry_options, registry_runner
 from mirror.web.listening import ListenError, listen
 from mirror.web.openapi import Route
 from mirror.web.pull_api import PullApi
@@ -70,7 +71,7 @@ def run(settings: Settings, source: Path | None) -> int:
     logs.configure(settings.log.format, settings.log.level)
     try:
         asyncio.run(_serve(settings, source))
-    except (LayoutError, ListenError) as error:
+    except (CertificateError, LayoutError, ListenError) as error:
         sys.stderr.write(f"mirror: {error}\n")
         return 1
     return 0
@@ -92,10 +93,13 @@ async def _serve(settings: Settings, source: Path | None) -> None:
             configuration=str(source or "built-in"),
         )
         if settings.log.format == "console":
-            sys.stderr.write(banner(up.listen, up.admin_listen, list(settings.upstreams)))
-        watching = _started(up.reloading.watch())
+            server, upstreams = settings.server, list(settings.upstreams)
+            tls, admin_tls = server.tls is not None, server.admin.tls is not None
+            text = banner(up.listen, up.admin_listen, upstreams, tls=tls, admin_tls=admin_tls)
+            sys.stderr.write(text)
+        watching = started(up.reloading.watch())
         await stop.wait()
-        await _cancel(watching)
+        await cancel(watching)
         up.health.draining = True
         _log.info("stopping", grace_seconds=settings.server.shutdown_grace_seconds)
     _log.info("stopped")
@@ -110,6 +114,7 @@ async def running(
     Raises:
         LayoutError: the cache directory cannot be used.
         ListenError: an address cannot be listened on.
+        CertificateError: the certificate of a listener cannot be used.
     """
     clock = clock or Clock()
     metrics = Metrics(CollectorRegistry())
@@ -120,6 +125,10 @@ async def running(
         )
         pools = Pools()
         stack.callback(pools.close)
+        registry_listener = Listener("registry", settings.server.limits, metrics)
+        registry_listener.secure(settings.server.tls, "server.tls", pools.admin)
+        admin_listener = Listener("admin", settings.server.limits, metrics)
+        admin_listener.secure(settings.server.admin.tls, "server.admin.tls", pools.admin)
         tier = MemoryTier(settings.cache.memory_bytes)
         stack.push_async_callback(tier.clear)
         store = _store(settings, pools, tier, metrics, clock)
@@ -133,7 +142,7 @@ async def running(
         house = Housekeeping(store, sweep, metrics)
         works = (*house.works(), services.keeper.run(), store.keep_house())
         for work in (*works, watch_event_loop(metrics)):
-            stack.push_async_callback(_cancel, _started(work))
+            stack.push_async_callback(cancel, started(work))
         cache, past = CacheAdmin(store, lambda: services.table, sweep), PastRequests()
         place = place_of(settings, _bound(settings.server.listen, registry_socket))
         overview = overview_api(services, tools, Watched(policies, cache, health, past, place))
@@ -144,11 +153,11 @@ async def running(
         )
         guard = services.access.guard
         admin = _admin_runner(settings, routes, health, metrics, pools, guard)
-        await _start(stack, admin, admin_socket)
+        await admin_listener.serve(stack, admin, admin_socket, access_log=None)
         stack.callback(overview.feed.close)  # its listeners would hold up the end
-        ledger = Ledger(metrics, past, tools.traffic)
-        runner = registry_runner(services.registry, settings.server, ledger)
-        await _start(stack, runner, registry_socket)
+        runner = registry_runner(services.registry, settings.server)
+        options = registry_options(Ledger(metrics, past, tools.traffic))
+        await registry_listener.serve(stack, runner, registry_socket, **options)
         health.started = True
         yield Running(
             _bound(settings.server.listen, registry_socket),
@@ -202,32 +211,7 @@ def _admin_runner(  # noqa: PLR0917 -- all that the admin listener shows
     server = settings.server
     access = Access(server.admin_listen, server.admin.token_file, pools.admin, lambda: guard.terms)
     app = AdminApi(health, metrics, pools.admin, api(access, routes)).app()
-    return web.AppRunner(app, access_log=None, shutdown_timeout=_ADMIN_GRACE_SECONDS)
-
-
-async def _start(
-    stack: AsyncExitStack, runner: web.ServerRunner | web.AppRunner, listening: socket.socket
-) -> None:
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, listening).start()
-
-
-def _started(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    """Begin work that goes on for ever; that it ended all the same is worth a line."""
-    task = asyncio.create_task(work)
-    task.add_done_callback(_report)
-    return task
-
-
-def _report(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled():
-        _log.error("background work ended", work=str(task.get_coro()), exc_info=task.exception())
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    return web.AppRunner(app, shutdown_timeout=_ADMIN_GRACE_SECONDS)
 
 
 def _bound(address: ListenAddress, listening: socket.socket) -> ListenAddress:

@@ -83,10 +83,11 @@ class Reloading:
             _log.warning("some of it needs a restart", keys=restart)
 
     async def _look(self) -> Identity:
-        return None if self._source is None else await self._pool.run(_identity, self._source)
+        return None if self._source is None else await self._pool.run(identity, self._source)
 
 
-def _identity(path: Path) -> Identity:
+def identity(path: Path) -> Identity:
+    """Return what changes when a file is written or replaced; ``None`` while it is not there."""
     try:
         facts = path.stat()
     except OSError:

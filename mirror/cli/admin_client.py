@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from mirror.app import stopped_cache
+from mirror.cli.admin_connection import admin_connection, admin_url
 from mirror.service.cache_admin import CacheAdmin, PinFacts
 from mirror.settings import Settings
 from mirror.store.checking import Event
@@ -163,6 +164,8 @@ class AdminClient:
         """Set up for the mirror of a configuration; nothing is asked yet."""
         self._directory = settings.cache.directory
         self._address = settings.server.admin_listen.local()
+        self._tls = settings.server.admin.tls
+        self._url = admin_url(settings)
         self._headers = {CSRF_HEADER: "1"}
         token_file = settings.server.admin.token_file
         if token_file is not None:
@@ -194,9 +197,7 @@ class AdminClient:
         body: bytes | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         """Open an answer to read it as it comes; raises ProblemError."""
-        connection = http.client.HTTPConnection(
-            self._address.host, self._address.port, timeout=_CONNECT_SECONDS
-        )
+        connection = admin_connection(self._address, self._tls, _CONNECT_SECONDS)
         try:
             connection.connect()
             if connection.sock is not None:
@@ -217,7 +218,7 @@ class AdminClient:
         """Return what to say when nothing sensible answers."""
         return Problem(
             "unreachable",
-            f"no mirror answers at http://{self._address} as it should: {reason}",
+            f"no mirror answers at {self._url} as it should: {reason}",
             "this needs a running mirror: start it, or name its configuration (--config)",
         )
 
@@ -262,7 +263,7 @@ class _Running(AdminClient):
         return Problem(
             "unreachable",
             f"the cache {self._directory} is in use by a running mirror, but its admin API at "
-            f"http://{self._address} does not answer as it should: {reason}",
+            f"{self._url} does not answer as it should: {reason}",
             "name the configuration that the mirror runs with (--config), or look at its log",
         )
 

@@ -2,12 +2,14 @@
 
 import http.client
 import json
+import ssl
 from contextlib import closing
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import typer
 
+from mirror.cli.admin_connection import admin_connection, admin_url
 from mirror.cli.options import (
     FAILED,
     ConfigOption,
@@ -33,16 +35,25 @@ def healthcheck(
         typer.Option(
             "--url",
             metavar="URL",
-            help="Ask this http:// address instead; 200 is healthy.",
+            help="Ask this http:// or https:// address instead; 200 is healthy.",
             show_default=False,
         ),
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Accept any certificate of the address of --url."),
+    ] = False,
     output: OutputOption = Output.TEXT,
     json_output: JsonOption = False,  # noqa: ARG001 -- decides output
 ) -> None:
     """Ask the mirror of this configuration whether it takes requests: exit code 0, or 1 if not."""
-    asked = url or f"http://{load_settings(config).settings.server.admin_listen.local()}{_PATH}"
-    reasons = _reasons_not_ready(asked)
+    if url is None:
+        settings = load_settings(config).settings
+        asked, server = admin_url(settings) + _PATH, settings.server
+        connection = admin_connection(server.admin_listen.local(), server.admin.tls, _SECONDS)
+        reasons = _reasons_not_ready(asked, connection)
+    else:
+        asked, reasons = url, _reasons_not_ready(url, _connection(url, insecure=insecure))
     if output is Output.JSON:
         write(json.dumps({"ready": not reasons, "url": asked, "reasons": reasons}, indent=2))
     elif reasons:
@@ -53,19 +64,28 @@ def healthcheck(
         raise typer.Exit(FAILED)
 
 
-def _reasons_not_ready(url: str) -> list[str]:
-    """Return why a URL does not answer 200; empty if it does."""
+def _connection(url: str, *, insecure: bool) -> http.client.HTTPConnection:
     split = urlsplit(url)
     try:
         host, port = split.hostname, split.port
     except ValueError:
         host, port = None, None
-    if split.scheme != "http" or not host:
-        raise typer.BadParameter("not an http:// address", param_hint="--url")
+    if split.scheme not in {"http", "https"} or not host:
+        raise typer.BadParameter("not an http:// or https:// address", param_hint="--url")
+    if split.scheme == "https":
+        context = ssl.create_default_context()
+        if insecure:  # no secret is sent, and what comes back is yes or no
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return http.client.HTTPSConnection(host, port, timeout=_SECONDS, context=context)
+    return http.client.HTTPConnection(host, port, timeout=_SECONDS)
+
+
+def _reasons_not_ready(url: str, connection: http.client.HTTPConnection) -> list[str]:
+    """Return why a URL does not answer 200; empty if it does."""
     try:
         # Not urllib, which would ask the proxy of the environment.
-        with closing(http.client.HTTPConnection(host, port, timeout=_SECONDS)) as connection:
-            connection.request("GET", split.path or "/")
+        with closing(connection):
+            connection.request("GET", urlsplit(url).path or "/")
             answer = connection.getresponse()
             body = answer.read(_BODY_MAX_BYTES)
     except (OSError, http.client.HTTPException) as error:

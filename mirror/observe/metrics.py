@@ -43,6 +43,8 @@ class Result(StrEnum):
     """No content was delivered."""
 
 
+LISTENERS: Final = ("registry", "admin")
+DROP_REASONS: Final = ("connections", "per_client", "head", "head_size", "handshake")
 FILL_OUTCOMES: Final = ("committed", "failed", "mismatch", "disk", "abandoned")
 
 
@@ -86,6 +88,23 @@ class Metrics:
             ["upstream", "result"],
             registry=registry,
         )
+
+        self.connections = Gauge(
+            "mirror_connections",
+            "Open connections of a listener: registry or admin.",
+            ["listener"],
+            registry=registry,
+        )
+        self.connections_dropped = Counter(
+            "mirror_connections_dropped_total",
+            f"Connections closed without an answer, by reason: {', '.join(DROP_REASONS)}.",
+            ["listener", "reason"],
+            registry=registry,
+        )
+        for listener in LISTENERS:
+            self.connections.labels(listener)
+            for reason in DROP_REASONS:
+                self.connections_dropped.labels(listener, reason)
 
     def _upstreams(self, registry: CollectorRegistry) -> None:
         self.upstream_requests = Counter(
@@ -229,6 +248,12 @@ class Metrics:
         self.config_reloads = Counter(
             "mirror_config_reloads_total",
             "Configuration reloads: applied or refused.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.certificate_reloads = Counter(
+            "mirror_certificate_reloads_total",
+            "Times the certificate of a listener was read again: applied or refused.",
             ["outcome"],
             registry=registry,
         )

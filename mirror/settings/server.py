@@ -37,23 +37,23 @@ class Admin(Section):
 
     token_file: ReadableFile | None = None
     """File with the token of the admin API, needed unless the listener is on a loopback address."""
-    tls: Annotated[ServerTls | None, Later()] = None
+    tls: ServerTls | None = None
     """Certificate of the admin listener; plain HTTP without it."""
 
 
 class Limits(Section):
     """Limits that keep slow or greedy clients from harming the others."""
 
-    head_seconds: Annotated[PositiveDuration, Later()] = 10
-    """How long a client may take to send the head of a request."""
+    head_seconds: PositiveDuration = 10
+    """How long a client may take for a TLS handshake, and for the head of a request."""
     idle_seconds: PositiveDuration = 75
     """How long a connection without a request is kept open."""
     send_stall_seconds: PositiveDuration = 60
     """A client that accepts no byte for so long is disconnected."""
-    connections: Annotated[int, Field(ge=1, le=1_000_000), Later()] = 4096
-    """Open connections in all."""
-    per_client: Annotated[int, Field(ge=1, le=1_000_000), Later()] = 512
-    """Open connections of one client address."""
+    connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    """Open connections of a listener, and so requests in progress; more are closed at once."""
+    per_client: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+    """Open connections of one client address, of IPv6 one network of 64 bits."""
 
 
 class AuthFile(Section):
@@ -151,7 +151,7 @@ class Server(Section):
     """Processes that share the port and the cache directory."""
     shutdown_grace_seconds: Duration = 30
     """How long running downloads may go on after the signal to stop."""
-    tls: Annotated[ServerTls | None, Later()] = None
+    tls: ServerTls | None = None
     """Certificate of the registry listener; plain HTTP without it."""
     catalog: bool = False
     """List the cached repositories at `/v2/_catalog`."""

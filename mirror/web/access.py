@@ -57,6 +57,8 @@ def _fields(
         fields |= {"endpoint": facts.trail.endpoint, "pulls": facts.trail.pulls}
     if facts.identity is not None:
         fields["user"] = facts.identity.user
+    if facts.certificate is not None:
+        fields["certificate"] = facts.certificate.subject[:200]
     if facts.error:
         fields["error"] = facts.error
     if not facts.repository:

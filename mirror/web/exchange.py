@@ -9,11 +9,13 @@ from typing import Final
 from aiohttp import web
 
 from mirror.domain.access import Identity
+from mirror.domain.certificates import ClientCertificate
 from mirror.domain.errors import ErrorCode
 from mirror.domain.routing import Kind
 from mirror.observe.metrics import Result
 from mirror.runtime.trail import Trail
 from mirror.service.served import Served
+from mirror.web.connections import Connection
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _RESULT_WORDS: Final = {
@@ -49,6 +51,8 @@ class Facts:
     """What it made upstream do."""
     left: bool = False
     """The client went away before the end, as parallel range readers do all the time."""
+    certificate: ClientCertificate | None = None
+    """Of the client, verified; ``None`` without ``client_ca``."""
 
     def head_is_out(self) -> None:
         """Note the moment at which the head of the answer goes out."""
@@ -64,6 +68,8 @@ def facts_of(request: web.BaseRequest) -> Facts:
     if facts is None:
         given = request.headers.get("X-Request-Id", "")
         facts = Facts(given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
+        if isinstance(request.protocol, Connection):
+            facts.certificate = request.protocol.certificate
         request[FACTS] = facts
     return facts
 

@@ -61,6 +61,10 @@ VALUES: dict[str, Document] = {
         "image": {"repository": "registry.example/mirror", "digest": f"sha256:{'a' * 64}"},
         "imagePullSecrets": [{"name": "pull"}],
     },
+    "secure": {
+        "tls": {"secretName": "mirror-tls", "admin": True},
+        "serviceMonitor": {"enabled": True},
+    },
     "watched": {
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "prometheusRule": {"enabled": True, "runbookBaseUrl": "https://runbooks.example/"},

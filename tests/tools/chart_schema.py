@@ -48,6 +48,7 @@ VALUES: Final[dict[str, Schema]] = {
     "secrets": STRINGS,
     "existingSecret": TEXT,
     "admin": closed(existingSecret=TEXT),
+    "tls": closed(secretName=TEXT, admin=SWITCH),
     "persistence": closed(
         enabled=SWITCH,
         existingClaim=TEXT,

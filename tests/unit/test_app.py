@@ -195,6 +195,15 @@ def test_the_banner_names_an_address_that_works(host: str, shown: str) -> None:
     assert "hosts.toml" in text
 
 
+def test_the_banner_knows_of_tls() -> None:
+    one, two = ListenAddress("127.0.0.1", 5000), ListenAddress("127.0.0.1", 5001)
+    text = banner(one, two, ["docker.io"], tls=True, admin_tls=True)
+    assert "https://127.0.0.1:5000/v2/" in text
+    assert "https://127.0.0.1:5001/metrics" in text
+    assert "http://" not in text
+    assert "insecure" not in text
+
+
 def test_an_address_that_is_not_ours_is_explained() -> None:
     with pytest.raises(ListenError, match=r"server\.listen"):
         listen(ListenAddress("192.0.2.1", 0), "server.listen")

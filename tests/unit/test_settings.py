@@ -267,11 +267,6 @@ def test_a_secret_is_never_shown() -> None:
     ("given", "key"),
     [
         ({"server": {"workers": 2}}, "server.workers"),
-        ({"server": {"tls": {"certificate": "c", "key": "k"}}}, "server.tls"),
-        ({"server": {"admin": {"tls": {"certificate": "c", "key": "k"}}}}, "server.admin.tls"),
-        ({"server": {"limits": {"head": "11s"}}}, "server.limits.head"),
-        ({"server": {"limits": {"connections": 5}}}, "server.limits.connections"),
-        ({"server": {"limits": {"per_client": 5}}}, "server.limits.per_client"),
         ({"fill": {"parallel_ranges": 2}}, "fill.parallel_ranges"),
         ({"policy": {"access": "verify"}}, "policy.access"),
         ({"policy": {"verify_offline": "last-known"}}, "policy.verify_offline"),

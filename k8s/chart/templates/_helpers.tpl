@@ -56,6 +56,22 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- else if .Values.secrets -}}{{ include "mirror.fullname" . }}-secrets{{- end -}}
 {{- end -}}
 
+{{- define "mirror.scheme" -}}
+{{- $server := dig "server" dict .Values.config -}}
+{{- if or .Values.tls.secretName (dig "tls" dict $server) -}}https{{- else -}}http{{- end -}}
+{{- end -}}
+
+{{- define "mirror.adminScheme" -}}
+{{- $tls := dig "server" "admin" "tls" dict .Values.config -}}
+{{- if dig "client_ca" "" $tls -}}
+{{- fail "config.server.admin.tls.client_ca: the kubelet shows no certificate to the admin port; leave it out" -}}
+{{- end -}}
+{{- if and .Values.tls.admin (not .Values.tls.secretName) -}}
+{{- fail "tls.admin needs tls.secretName" -}}
+{{- end -}}
+{{- if or .Values.tls.admin $tls -}}https{{- else -}}http{{- end -}}
+{{- end -}}
+
 {{- define "mirror.claims" -}}
 {{- if and .Values.persistence.enabled (ne .Values.kind "DaemonSet") -}}true{{- end -}}
 {{- end -}}
@@ -114,6 +130,14 @@ spec:
         - {name: MIRROR_SERVER__ADMIN_LISTEN, value: ":5001"}
         - {name: MIRROR_SERVER__ADMIN__TOKEN_FILE, value: /etc/mirror/admin/token}
         - {name: MIRROR_CACHE__DIRECTORY, value: /var/lib/mirror}
+        {{- if .Values.tls.secretName }}
+        - {name: MIRROR_SERVER__TLS__CERTIFICATE, value: /etc/mirror/tls/tls.crt}
+        - {name: MIRROR_SERVER__TLS__KEY, value: /etc/mirror/tls/tls.key}
+        {{- if .Values.tls.admin }}
+        - {name: MIRROR_SERVER__ADMIN__TLS__CERTIFICATE, value: /etc/mirror/tls/tls.crt}
+        - {name: MIRROR_SERVER__ADMIN__TLS__KEY, value: /etc/mirror/tls/tls.key}
+        {{- end }}
+        {{- end }}
         {{- with .Values.extraEnv }}{{ toYaml . | nindent 8 }}{{ end }}
       ports:
         - name: registry
@@ -124,9 +148,10 @@ spec:
           {{- end }}
         - {name: admin, containerPort: 5001, protocol: TCP}
       # Never a question to upstream: an outage there must not restart or empty anything here.
-      startupProbe: {httpGet: {path: /readyz, port: admin}, periodSeconds: 2, failureThreshold: 150}
-      readinessProbe: {httpGet: {path: /readyz, port: admin}, periodSeconds: 5, timeoutSeconds: 4}
-      livenessProbe: {httpGet: {path: /livez, port: admin}, periodSeconds: 10, timeoutSeconds: 9, failureThreshold: 6}
+      {{- $scheme := include "mirror.adminScheme" . | eq "https" | ternary ", scheme: HTTPS" "" }}
+      startupProbe: {httpGet: {path: /readyz, port: admin{{ $scheme }}}, periodSeconds: 2, failureThreshold: 150}
+      readinessProbe: {httpGet: {path: /readyz, port: admin{{ $scheme }}}, periodSeconds: 5, timeoutSeconds: 4}
+      livenessProbe: {httpGet: {path: /livez, port: admin{{ $scheme }}}, periodSeconds: 10, timeoutSeconds: 9, failureThreshold: 6}
       # The listener closes at once on SIGTERM: first let the Service forget this Pod.
       lifecycle: {preStop: {sleep: {seconds: {{ .Values.preStopSeconds }}}}}
       securityContext: {{- include "mirror.securityContext" . | nindent 8 }}
@@ -135,6 +160,9 @@ spec:
         - {name: cache, mountPath: /var/lib/mirror}
         - {name: config, mountPath: /etc/mirror/mirror.yaml, subPath: mirror.yaml, readOnly: true}
         - {name: admin, mountPath: /etc/mirror/admin, readOnly: true}
+        {{- if .Values.tls.secretName }}
+        - {name: tls, mountPath: /etc/mirror/tls, readOnly: true}
+        {{- end }}
         {{- if include "mirror.secrets" . }}
         - {name: secrets, mountPath: /etc/mirror/secrets, readOnly: true}
         {{- end }}
@@ -142,6 +170,9 @@ spec:
   volumes:
     - {name: config, configMap: {name: {{ $name }}}}
     - {name: admin, secret: {secretName: {{ include "mirror.adminSecret" . }}, defaultMode: 288}}
+    {{- with .Values.tls.secretName }}
+    - {name: tls, secret: {secretName: {{ . }}, defaultMode: 288}}
+    {{- end }}
     {{- with include "mirror.secrets" . }}
     - {name: secrets, secret: {secretName: {{ . }}, defaultMode: 288}}
     {{- end }}

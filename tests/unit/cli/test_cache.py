@@ -17,6 +17,7 @@ import mirror as package
 from mirror import config
 from mirror.app import running
 from mirror.cli.tables import human_age, human_size, table
+from tests.fakes.certificates import Authority
 from tests.fakes.content import image, index
 from tests.fakes.registry import FakeRegistry
 from tests.harness import Mirror, mirror_of
@@ -195,6 +196,19 @@ async def test_a_name_that_is_none_is_a_misuse(command: Command, upstream: FakeR
 async def test_without_a_cache_nothing_is_made(command: Command) -> None:
     assert "no cache" in await command("ls", code=1)
     assert not command.cache.exists()
+
+
+@pytest.mark.parametrize("mutual", [False, True], ids=["server only", "client certificates"])
+async def test_a_running_mirror_is_asked_over_tls(
+    command: Command, upstream: FakeRegistry, tmp_path: Path, port: int, *, mutual: bool
+) -> None:
+    await fill(command, upstream)
+    authority = Authority(tmp_path)
+    tls = authority.server(client_ca=authority.file if mutual else None)
+    files = tls.model_dump(mode="json", exclude_none=True)
+    command.configure(f"127.0.0.1:{port}", f", admin: {json.dumps({'tls': files})}")
+    async with served(command):
+        assert len((await command.json("ls"))["images"]) == 2
 
 
 async def test_a_running_mirror_that_cannot_be_asked_is_named(

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mirror import cli, config
+from mirror.runtime.certificates import server_context
+from tests.fakes.certificates import Authority
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +35,9 @@ def healthcheck(*arguments: str) -> Result:
 
 
 @contextmanager
-def admin(status: int, body: bytes) -> Iterator[tuple[int, list[str]]]:
+def admin(
+    status: int, body: bytes, context: ssl.SSLContext | None = None
+) -> Iterator[tuple[int, list[str]]]:
     """Answer every request so; yields the port and the paths asked for."""
     paths: list[str] = []
 
@@ -50,6 +55,8 @@ def admin(status: int, body: bytes) -> Iterator[tuple[int, list[str]]]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server.server_port, paths
@@ -95,7 +102,7 @@ def test_nobody_there_is_not_ready() -> None:
     assert "does not answer: Connection refused" in result.stderr
 
 
-@pytest.mark.parametrize("url", ["https://127.0.0.1/", "127.0.0.1:5001", "http://", "http://x:y/"])
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "127.0.0.1:5001", "http://", "http://x:y/"])
 def test_another_kind_of_address_is_a_mistake(url: str) -> None:
     assert cli.run(["healthcheck", "--url", url]) == 2
 
@@ -103,3 +110,30 @@ def test_another_kind_of_address_is_a_mistake(url: str) -> None:
 def test_a_wrong_configuration_is_a_mistake(directory: Path) -> None:
     (directory / "mirror.yaml").write_text("server: {admin_liten: x}\n")
     assert healthcheck().exit_code == 2
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of a handshake that the client breaks off
+def test_over_tls_it_believes_the_certificate_of_the_configuration_only(directory: Path) -> None:
+    authority = Authority(directory)
+    ours, others = authority.server("ours"), authority.server("others")
+    for shown, code in ((ours, 0), (others, 1)):
+        with admin(200, b"ok\n", server_context(shown, "")) as (port, paths):
+            (directory / "mirror.yaml").write_text(
+                f"server: {{admin_listen: '127.0.0.1:{port}', admin: {{tls: "
+                f"{{certificate: {ours.certificate}, key: {ours.key}}}}}}}\n"
+            )
+            result = healthcheck()
+        assert result.exit_code == code, result.output
+        assert paths == ["/readyz"] * (1 - code)
+    assert "shows another certificate than" in result.stderr
+    assert "try again in a few seconds" in result.stderr
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_certificate_of_an_address_is_checked_unless_told_otherwise(directory: Path) -> None:
+    tls = server_context(Authority(directory).server(), "")
+    with admin(200, b"ok\n", tls) as (port, _):
+        url = f"https://127.0.0.1:{port}/readyz"
+        strict, lax = healthcheck("--url", url), healthcheck("--url", url, "--insecure")
+    assert (strict.exit_code, lax.exit_code) == (1, 0)
+    assert "CERTIFICATE_VERIFY_FAILED" in strict.stderr

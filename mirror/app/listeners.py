@@ -1,0 +1,70 @@
+"""The two listeners: their certificates, and what runs beside them."""
+
+import asyncio
+import socket
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+from aiohttp import web
+
+from mirror.app.certificates import Certificates
+from mirror.observe import logs
+from mirror.observe.metrics import Metrics
+from mirror.runtime.pools import Pool
+from mirror.settings import Limits, ServerTls
+from mirror.web.connections import Gate
+
+_log = logs.get_logger("app")
+
+
+class Listener:
+    """One listening socket, and how it is served."""
+
+    def __init__(self, name: str, limits: Limits, metrics: Metrics) -> None:
+        self.name = name
+        self._limits = limits
+        self._metrics = metrics
+        self._certificates: Certificates | None = None
+
+    def secure(self, tls: ServerTls | None, key: str, pool: Pool) -> None:
+        """Speak TLS, if there is *tls*; raises CertificateError."""
+        if tls is not None:
+            self._certificates = Certificates(tls, key, pool, self._metrics)
+
+    async def serve(
+        self,
+        stack: AsyncExitStack,
+        runner: web.ServerRunner | web.AppRunner,
+        listening: socket.socket,
+        **options: Any,  # noqa: ANN401 -- of aiohttp's RequestHandler
+    ) -> None:
+        """Accept connections until *stack* is left."""
+        certificates = self._certificates
+        tls = None if certificates is None else lambda: certificates.context
+        gate = Gate(self.name, self._limits, self._metrics, tls)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        stack.callback(gate.close)
+        stack.push_async_callback(cancel, started(gate.watch()))
+        if certificates is not None:
+            stack.push_async_callback(cancel, started(certificates.watch()))
+        await gate.open(runner, listening, **options)
+
+
+def started(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """Begin work that goes on for ever; that it ended all the same is worth a line."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_report)
+    return task
+
+
+def _report(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled():
+        _log.error("background work ended", work=str(task.get_coro()), exc_info=task.exception())
+
+
+async def cancel(task: "asyncio.Task[None]") -> None:
+    """End work that was started."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

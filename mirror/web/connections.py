@@ -1,0 +1,276 @@
+"""The connections of a listener: how many there may be, TLS, and how long a request may take.
+
+aiohttp closes connections that are idle. What it leaves to others is here: whoever dribbles
+the head of a request, or holds more connections than one client needs (PROTOCOL, S13).
+"""
+
+import asyncio
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address
+from typing import Any, Final
+
+from aiohttp import web
+
+from mirror.domain.certificates import ClientCertificate
+from mirror.observe.logs import get_logger
+from mirror.observe.metrics import Metrics
+from mirror.settings import Limits
+
+_BACKLOG: Final = 1024
+_FIELD_MAX_BYTES: Final = 32 * 1024
+_HEAD_MAX_BYTES: Final = 128 * 1024
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
+_CLOSE_NOTIFY_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 1.0
+_log = get_logger("web")
+
+
+class Connection(web.RequestHandler):
+    """One connection whose client may ask."""
+
+    __slots__ = ("_gate", "_head_began", "_head_bytes", "certificate", "client")
+
+    def __init__(
+        self, gate: "Gate", client: str, server: web.Server, options: dict[str, Any]
+    ) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        self._gate = gate
+        self.client = client
+        self._head_began: float | None = None
+        self._head_bytes = 0
+        self.certificate: ClientCertificate | None = None
+        """Of the client, verified; on the facts of each request."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin: the handshake is over."""
+        self.certificate = ClientCertificate.read(transport.get_extra_info("peercert"))
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and note whether it leaves the head of a request unfinished."""
+        super().data_received(data)
+        waiter = self._waiter  # aiohttp's only sign that it waits for a head
+        if waiter is None or waiter.done():
+            self._head_began = None
+            return
+        if self._head_began is None:
+            self._head_began, self._head_bytes = self._loop.time(), 0
+        self._head_bytes += len(data)
+        if self._head_bytes > _HEAD_MAX_BYTES:
+            self._gate.drops("head_size")
+            if self.transport is not None:
+                self.transport.write(_TOO_LARGE)
+            self.force_close()
+
+    def is_late(self, since: float) -> bool:
+        """Tell whether the head of a request began before a moment and is still unfinished."""
+        return self._head_began is not None and self._head_began < since
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        super().connection_lost(exc)
+        self._gate.left(self.client, self)
+
+
+class _Arrival(asyncio.Protocol):
+    """A connection until its handshake is over."""
+
+    def __init__(self, gate: "Gate") -> None:
+        self._gate = gate
+        self._early = b""
+        self._client = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- TCP gives nothing else
+        peer = transport.get_extra_info("peername")
+        self._client = client_of(peer[0]) if peer else ""
+        if not self._gate.admits(self._client):
+            transport.close()
+        elif self._gate.tls is None:
+            self._hand_over(transport)
+        else:
+            shaking = self._shake_hands(transport, self._gate.tls())
+            self._gate.shakes(asyncio.create_task(shaking))
+
+    def data_received(self, data: bytes) -> None:
+        self._early += data  # asyncio may deliver it before it tells that the handshake is over
+
+    async def _shake_hands(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
+        try:
+            secure = await asyncio.get_running_loop().start_tls(
+                transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=self._gate.limits.head_seconds,
+                ssl_shutdown_timeout=_CLOSE_NOTIFY_SECONDS,
+            )
+        except OSError:  # TLS errors and timeouts are some
+            secure = None
+            self._gate.drops("handshake")
+        except BaseException:
+            self._gate.left(self._client)
+            raise
+        if secure is None or secure.is_closing():
+            self._gate.left(self._client)
+        else:
+            self._hand_over(secure)
+
+    def _hand_over(self, transport: asyncio.Transport) -> None:
+        connection = self._gate.connection(self._client)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        if self._early:
+            connection.data_received(self._early)
+
+
+class Gate:
+    """Lets clients in to one listener, and shows out who dawdles."""
+
+    def __init__(
+        self,
+        listener: str,
+        limits: Limits,
+        metrics: Metrics,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        """Set up.
+
+        Args:
+            listener: What metrics call it: ``registry`` or ``admin``.
+            limits: How many connections, and for how long.
+            metrics: Where connections are counted.
+            tls: Returns what the next handshake goes by; without it there is none.
+        """
+        self.limits = limits
+        self.tls = tls
+        self._listener = listener
+        self._gauge = metrics.connections.labels(listener)
+        self._metrics = metrics
+        self._by_client: Counter[str] = Counter()
+        self._total = 0
+        self._connections: set[Connection] = set()
+        self._shaking: set[asyncio.Task[None]] = set()
+        self._dropped: Counter[str] = Counter()
+        self._make: Callable[[str], Connection] | None = None
+
+    async def open(
+        self,
+        runner: web.ServerRunner | web.AppRunner,
+        listening: socket.socket,
+        **options: Any,  # noqa: ANN401 -- of aiohttp's RequestHandler
+    ) -> None:
+        """Accept connections for a server that has been set up; its clean-up ends that."""
+        server = runner.server
+        assert server is not None  # noqa: S101 -- it has been set up
+        fields: dict[str, Any] = {
+            "max_line_size": _FIELD_MAX_BYTES,
+            "max_field_size": _FIELD_MAX_BYTES,
+        }
+        fields |= {"keepalive_timeout": self.limits.idle_seconds, **options}
+        self._make = lambda client: Connection(self, client, server, fields)
+        await _Site(runner, listening, self).start()
+
+    async def watch(self) -> None:
+        """Close connections whose request does not come to the end of its head, for ever."""
+        tick_seconds = min(_LOOK_SECONDS, self.limits.head_seconds / 4)
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(tick_seconds)
+            since = loop.time() - self.limits.head_seconds
+            for late in [each for each in self._connections if each.is_late(since)]:
+                self.drops("head")
+                late.force_close()
+            if self._dropped:
+                _log.warning("connections dropped", listener=self._listener, **self._dropped)
+                self._dropped.clear()
+
+    def close(self) -> None:
+        """End the handshakes that are under way."""
+        for task in self._shaking:
+            task.cancel()
+
+    def arrival(self) -> asyncio.Protocol:
+        """Return the protocol of a connection that has just come."""
+        return _Arrival(self)
+
+    def shakes(self, task: "asyncio.Task[None]") -> None:
+        """Keep hold of a handshake."""
+        self._shaking.add(task)
+        task.add_done_callback(self._shaking.discard)
+
+    def admits(self, client: str) -> bool:
+        """Count a connection, or tell that there are too many."""
+        if self._total >= self.limits.connections:
+            self.drops("connections")
+            return False
+        if self._by_client[client] >= self.limits.per_client:
+            self.drops("per_client")
+            return False
+        self._total += 1
+        self._by_client[client] += 1
+        self._gauge.set(self._total)
+        return True
+
+    def connection(self, client: str) -> Connection:
+        """Return what serves an admitted client from now on."""
+        assert self._make is not None  # noqa: S101 -- it is open
+        connection = self._make(client)
+        self._connections.add(connection)
+        return connection
+
+    def left(self, client: str, connection: Connection | None = None) -> None:
+        """Count that an admitted connection has ended."""
+        if connection is not None:
+            self._connections.discard(connection)
+        self._total -= 1
+        self._by_client[client] -= 1
+        if not self._by_client[client]:
+            del self._by_client[client]
+        self._gauge.set(self._total)
+
+    def drops(self, reason: str) -> None:
+        """Count a connection that is closed without an answer."""
+        self._dropped[reason] += 1
+        self._metrics.connections_dropped.labels(self._listener, reason).inc()
+
+
+class _Site(web.BaseSite):
+    """A listening socket whose connections go through a gate."""
+
+    def __init__(
+        self, runner: web.ServerRunner | web.AppRunner, listening: socket.socket, gate: Gate
+    ) -> None:
+        super().__init__(runner)
+        self._listening = listening
+        self._gate = gate
+
+    @property
+    def name(self) -> str:
+        """The address, for people."""
+        host, port = self._listening.getsockname()[:2]
+        return f"{'http' if self._gate.tls is None else 'https'}://{host}:{port}"
+
+    async def start(self) -> None:
+        """Accept connections."""
+        await super().start()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            self._gate.arrival, sock=self._listening, backlog=_BACKLOG
+        )
+
+
+def client_of(address: str) -> str:
+    """Return whose connections are counted together: of IPv6, a network of 64 bits."""
+    found = ip_address(address.partition("%")[0])
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(IPv6Address(int(found) >> 64 << 64))

@@ -1,0 +1,173 @@
+"""How many connections a listener takes, and how long a client may take to ask (PROTOCOL S13)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from mirror.settings import Limits, Server
+from mirror.web.connections import client_of
+from tests.fakes.clients import Ended, RawClient, compose
+from tests.fakes.content import blob
+from tests.fakes.registry import FakeRegistry
+from tests.harness import ANY_PORT, Mirror, mirror_of
+from tests.unit.web.wire import REPOSITORY, blob_path
+
+PING = compose("/v2/")
+
+
+@asynccontextmanager
+async def limited(tmp_path: Path, upstream: FakeRegistry, limits: Limits) -> AsyncIterator[Mirror]:
+    server = Server(listen=ANY_PORT, admin_listen=ANY_PORT, shutdown_grace_seconds=1, limits=limits)
+    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}, server=server) as mirror:
+        yield mirror
+
+
+async def dropped(mirror: Mirror, reason: str, listener: str = "registry") -> float:
+    name = "mirror_connections_dropped_total"
+    return await mirror.metric(name, listener=listener, reason=reason)
+
+
+async def connect(mirror: Mirror, stack: AsyncExitStack) -> RawClient:
+    return await stack.enter_async_context(await RawClient.connect(mirror.host, mirror.port))
+
+
+@pytest.mark.parametrize("before", [b"", PING], ids=["first request", "kept alive"])
+async def test_a_head_has_a_deadline(tmp_path: Path, upstream: FakeRegistry, before: bytes) -> None:
+    async with (
+        limited(tmp_path, upstream, Limits(head_seconds=0.1)) as mirror,
+        AsyncExitStack() as stack,
+    ):
+        client = await connect(mirror, stack)
+        if before:
+            await client.send(before)
+            assert (await client.answer()).status == 200
+        await client.send(b"GET /v2/ HTTP/1.1\r\n")
+        dribble = asyncio.create_task(_dribble(client))
+        assert (await client.answer()).ended in {Ended.FIN, Ended.RST}
+        dribble.cancel()
+        assert await dropped(mirror, "head") == 1
+        await mirror.becomes("mirror_connections", 0, listener="registry")
+
+
+async def _dribble(client: RawClient) -> None:
+    """Send another byte of a header again and again: each one comes soon enough."""
+    while True:
+        await client.send(b"X: y\r\n")
+        await asyncio.sleep(0.01)
+
+
+async def test_an_answer_may_take_longer_than_a_head(
+    tmp_path: Path, upstream: FakeRegistry
+) -> None:
+    pushed = blob(500_000)
+    upstream.push_blob(REPOSITORY, pushed)
+    gate = upstream.hold_body(pushed.digest, after_bytes=100_000)
+    async with limited(tmp_path, upstream, Limits(head_seconds=0.05)) as mirror:
+        reading = asyncio.create_task(mirror.get(blob_path(pushed.digest)))
+        await gate.reached.wait()
+        async with await RawClient.connect(mirror.host, mirror.port) as late:
+            await late.send(b"GET")
+            assert (await late.answer()).ended in {Ended.FIN, Ended.RST}
+        gate.release()
+        assert (await reading).body == pushed.content
+
+
+async def test_a_connection_without_a_request_is_closed(
+    tmp_path: Path, upstream: FakeRegistry
+) -> None:
+    async with (
+        limited(tmp_path, upstream, Limits(idle_seconds=0.1)) as mirror,
+        AsyncExitStack() as stack,
+    ):
+        silent, idle = await connect(mirror, stack), await connect(mirror, stack)
+        await idle.send(PING)
+        assert (await idle.answer()).status == 200
+        assert (await silent.answer()).ended is Ended.FIN
+        assert (await idle.answer()).ended is Ended.FIN
+
+
+async def test_a_head_has_a_size(tmp_path: Path, upstream: FakeRegistry) -> None:
+    many = b"".join(b"X-%d: %s\r\n" % (number, b"y" * 8000) for number in range(20))
+    async with limited(tmp_path, upstream, Limits()) as mirror, AsyncExitStack() as stack:
+        client = await connect(mirror, stack)
+        await client.send(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + many)
+        answer = await client.answer()
+        assert (answer.status, answer.header("Connection")) == (431, "close")
+        assert await dropped(mirror, "head_size") == 1
+        client = await connect(mirror, stack)
+        await client.send(b"GET /v2/ HTTP/1.1\r\nX: " + b"y" * 40_000 + b"\r\n\r\n")
+        assert (await client.answer()).status == 400
+        client = await connect(mirror, stack)
+        await client.send(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 200 + b"\r\n")
+        assert (await client.answer()).status == 400
+
+
+async def test_one_client_has_a_number_of_connections(
+    tmp_path: Path, upstream: FakeRegistry
+) -> None:
+    limits = Limits(per_client=2, head_seconds=0.2)
+    async with limited(tmp_path, upstream, limits) as mirror, AsyncExitStack() as stack:
+        first, second = await connect(mirror, stack), await connect(mirror, stack)
+        for client in (first, second):
+            await client.send(PING)
+            assert (await client.answer()).status == 200
+        third = await connect(mirror, stack)
+        assert (await third.answer()).ended is Ended.FIN
+        assert await dropped(mirror, "per_client") == 1
+        first.close()
+        await mirror.becomes("mirror_connections", 1, listener="registry")
+        fourth = await connect(mirror, stack)
+        await fourth.send(PING)
+        assert (await fourth.answer()).status == 200
+        async with mirror.session.get(mirror.admin_url + "/livez") as probe:
+            assert probe.status == 200  # the other listener counts for itself
+
+
+async def test_all_clients_have_a_number_of_connections(
+    tmp_path: Path, upstream: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = Limits(connections=1, head_seconds=0.1)
+    async with limited(tmp_path, upstream, limits) as mirror, AsyncExitStack() as stack:
+        first = await connect(mirror, stack)
+        await first.send(PING)
+        assert (await first.answer()).status == 200
+        assert (await (await connect(mirror, stack)).answer()).ended is Ended.FIN
+        assert await dropped(mirror, "connections") == 1
+        async with asyncio.timeout(5):
+            while "connections dropped" not in caplog.text:  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.01)
+
+
+async def test_pipelined_requests_are_answered_one_by_one(
+    tmp_path: Path, upstream: FakeRegistry
+) -> None:
+    """So that connections bound requests, too."""
+    pushed = blob(1000)
+    upstream.push_blob(REPOSITORY, pushed)
+    gate = upstream.hold_body(pushed.digest, after_bytes=100)
+    other = blob(1000, seed=2)
+    upstream.push_blob(REPOSITORY, other)
+    async with limited(tmp_path, upstream, Limits()) as mirror, AsyncExitStack() as stack:
+        client = await connect(mirror, stack)
+        await client.send(b"".join(compose(blob_path(each.digest)) for each in (pushed, other)))
+        await gate.reached.wait()
+        assert len([each for each in upstream.requests if each.kind == "blob"]) == 1
+        gate.release()
+        assert (await client.answer()).body == pushed.content
+        assert (await client.answer()).body == other.content
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("fe80::1%eth0", "fe80::"),
+    ],
+)
+def test_whose_connections_are_counted_together(address: str, client: str) -> None:
+    assert client_of(address) == client
