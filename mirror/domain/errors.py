@@ -182,6 +182,13 @@ class CredentialRefusedError(UpstreamTroubleError):
         return f"upstream refuses the configured credential: {self.reason}"
 
 
+class CredentialUnavailableError(CredentialRefusedError):
+    """Our own credential cannot be had: its file, helper or cloud does not give it."""
+
+    def __str__(self) -> str:
+        return f"the configured credential cannot be had: {self.reason}"
+
+
 class ContentMismatchError(UpstreamTroubleError):
     """What upstream sent is not what the digest names."""
 

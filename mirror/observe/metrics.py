@@ -135,7 +135,7 @@ class Metrics:
         )
         self.upstream_credential_refused = Counter(
             "mirror_upstream_credential_refused_total",
-            "Times an upstream or its token endpoint refused a configured credential.",
+            "Times a configured credential was refused, or could not be had.",
             ["upstream", "account"],
             registry=registry,
         )

@@ -51,6 +51,7 @@ class Pool:
 _FILL_THREADS: Final = 4
 _READ_THREADS: Final = 8
 _DNS_THREADS: Final = 32
+_SECRET_THREADS: Final = 4
 
 
 class Pools:
@@ -66,15 +67,18 @@ class Pools:
         """One thread each: more of them wait for each other inside SQLite (FIELD 1.2)."""
         self.dns = Pool("dns", _DNS_THREADS, may_hang=True)
         self.admin = Pool("admin", 1)
-        """Metrics pages, configuration checks, secrets: what no pull waits for."""
+        """Metrics pages, configuration checks: what no pull waits for."""
         self.passwords = Pool("passwords", 2)
         """Check passwords, which takes a tenth of a second each and lets go of the GIL."""
+        self.secrets = Pool("secrets", _SECRET_THREADS, may_hang=True)
+        """Read secrets, and run the programs that have them, which may take long."""
         self.inspect = Pool("inspect", 1)
         """Look through the cache: long work in short steps, which nothing else waits for."""
 
     def close(self) -> None:
-        """End all threads; a hanging DNS look-up is not waited for."""
+        """End all threads; a hanging DNS look-up or helper is not waited for."""
         index = (self.index_read, self.index_write)
         for pool in (self.fill, self.read, *index, self.admin, self.passwords, self.inspect):
             pool.close()
         self.dns.close(wait=False)
+        self.secrets.close(wait=False)

@@ -37,6 +37,7 @@ _HOST_MAX_CHARS: Final = 255
 _ACCOUNT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _URL_CHARS: Final = re.compile(r"[!-~]+")
 _URL_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_.~-]+)*")
+_HELPER: Final = re.compile(r"(?:/(?:[A-Za-z0-9._+-]+/)*)?docker-credential-[A-Za-z0-9._-]{1,100}")
 _PLATFORM: Final = re.compile(r"[a-z0-9]+/[a-z0-9]+(?:/[a-z0-9]+)?")
 _GLOB: Final = re.compile(r"[!-~]{1,512}")
 
@@ -126,6 +127,12 @@ def _account(text: str) -> str:
     return text
 
 
+def _helper(text: str) -> str:
+    if not _HELPER.fullmatch(text):
+        raise ValueError("a helper is called docker-credential-…, alone or with its whole path")
+    return text
+
+
 def _path_text(given: object) -> object:
     if isinstance(given, str) and (not given or "\0" in given):
         raise ValueError("not a path")
@@ -195,6 +202,9 @@ Platform = Annotated[
     str, AfterValidator(_platform), _schema("string", "platform", "linux/amd64", "linux/arm/v7")
 ]
 AccountName = Annotated[str, AfterValidator(_account), _schema("string", "name", "ci")]
+Helper = Annotated[
+    str, AfterValidator(_helper), _schema("string", "program", "docker-credential-gcloud")
+]
 AnyPath = Annotated[Path, BeforeValidator(_path_text), _schema("string", "path")]
 ReadableFile = Annotated[AnyPath, AfterValidator(_readable)]
 Secret = Annotated[

@@ -11,6 +11,7 @@ from mirror.settings.fields import (
     AccountName,
     Endpoint,
     Glob,
+    Helper,
     Host,
     NotEmpty,
     ProxyUrl,
@@ -39,6 +40,16 @@ BUILTIN: Final[Mapping[str, Mapping[str, object]]] = {
 # No YAML key can be written like this: the name of an upstream is its key in `upstreams`.
 _NOT_A_KEY: Final = "\0name"
 
+_WAYS: Final = (
+    "password",
+    "password_file",
+    "token",
+    "token_file",
+    "docker_config",
+    "helper",
+    "cloud",
+)
+
 
 class Credential(Section):
     """One account at an upstream; exactly one way of proving it."""
@@ -57,19 +68,18 @@ class Credential(Section):
     """Bearer token that is sent as it is."""
     token_file: ReadableFile | None = None
     """File with the bearer token."""
-    docker_config: Annotated[ReadableFile | None, Later()] = None
-    """Docker's `config.json` that holds the account."""
-    helper: Annotated[str | None, Later()] = None
-    """Credential helper, such as `docker-credential-gcloud`."""
-    cloud: Annotated[Literal["ecr", "gcp", "azure"] | None, Later()] = None
+    docker_config: ReadableFile | None = None
+    """Docker's `config.json` that holds the account, or names the helper that does."""
+    helper: Helper | None = None
+    """Credential helper, such as `docker-credential-gcloud`: on the PATH, or with its path."""
+    cloud: Literal["ecr", "gcp", "azure"] | None = None
     """The identity that the machine has at its cloud."""
 
     @model_validator(mode="after")
     def _proves_itself_once(self) -> Self:
-        ways = (self.password, self.password_file, self.token, self.token_file)
-        ways_later = (self.docker_config, self.helper, self.cloud)
-        if sum(way is not None for way in ways + ways_later) != 1:
-            raise ValueError("give exactly one of password, password_file, token or token_file")
+        ways = (getattr(self, name) for name in _WAYS)
+        if sum(way is not None for way in ways) != 1:
+            raise ValueError(f"give exactly one of {', '.join(_WAYS[:-1])} or {_WAYS[-1]}")
         needs_user = self.password is not None or self.password_file is not None
         if needs_user is not (self.username is not None):
             raise ValueError("username goes with password or password_file")

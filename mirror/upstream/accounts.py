@@ -2,16 +2,14 @@
 
 import base64
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
-
-from pydantic import SecretStr
 
 from mirror.domain.errors import CredentialRefusedError
 from mirror.domain.freshness import matches
+from mirror.domain.logins import Login
 from mirror.domain.names import Repository
-from mirror.runtime.pools import Pool
 from mirror.settings import Credential, Upstream
+from mirror.upstream.logins import Logins
 
 ANONYMOUS_NAME: Final = "anonymous"
 
@@ -24,20 +22,28 @@ class Account:
     """
 
     name: str
-    username: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
+    login: Login = field(default=Login(), repr=False)
 
     @property
     def is_anonymous(self) -> bool:
         """Whether there is nothing to show."""
-        return self.password is None and self.token is None
+        return self.login == Login()
+
+    @property
+    def token(self) -> str | None:
+        """The bearer token that is sent as it is, if that is what we have."""
+        return self.login.token
+
+    @property
+    def identity_token(self) -> str | None:
+        """The token that a token endpoint takes instead of a password, if we have one."""
+        return self.login.identity_token
 
     def basic(self) -> str | None:
         """Return the value of an Authorization header of the scheme Basic."""
-        if self.password is None:
+        if self.login.password is None:
             return None
-        pair = f"{self.username or ''}:{self.password}".encode()
+        pair = f"{self.login.username or ''}:{self.login.password}".encode()
         return "Basic " + base64.b64encode(pair).decode()
 
 
@@ -47,9 +53,9 @@ ANONYMOUS: Final = Account(ANONYMOUS_NAME)
 class Accounts:
     """The configured credentials of one upstream."""
 
-    def __init__(self, upstream: Upstream, pool: Pool) -> None:
+    def __init__(self, upstream: Upstream, logins: Logins) -> None:
         self._upstream = upstream
-        self._pool = pool
+        self._logins = logins
 
     def name_for(self, repository: Repository) -> str | None:
         """Return the name of the credential that counts here; ``None``: anonymous."""
@@ -61,32 +67,36 @@ class Accounts:
         """The names of all accounts, the anonymous one last."""
         return (*dict.fromkeys(each.name for each in self._upstream.credentials), ANONYMOUS_NAME)
 
-    async def account(self, repository: Repository) -> Account:
-        """Return the account for a repository; files are read each time, so they may rotate.
+    async def account(self, repository: Repository, *, not_this: Account | None = None) -> Account:
+        """Return the account for a repository; secrets may rotate.
+
+        Args:
+            repository: What is asked for.
+            not_this: An account as it was when it was refused: a newer secret may be had.
 
         Raises:
-            CredentialRefusedError: the file of a secret is empty or cannot be read.
+            CredentialUnavailableError: the secret cannot be had.
         """
         credential = self._entry(repository)
-        return ANONYMOUS if credential is None else await self._account(credential)
+        if credential is None:
+            return ANONYMOUS
+        refused = None if not_this is None else not_this.login
+        login = await self._logins.get(credential, repository.name, refused)
+        return Account(credential.name, login)
 
     async def everyone(self) -> list[Account | CredentialRefusedError]:
         """Return all accounts, the anonymous one if there is no other."""
         found: list[Account | CredentialRefusedError] = []
         for credential in self._upstream.credentials:
             try:
-                found.append(await self._account(credential))
+                found.append(Account(credential.name, await self._logins.get(credential)))
             except CredentialRefusedError as error:
                 found.append(error)
         return found or [ANONYMOUS]
 
-    async def _account(self, credential: Credential) -> Account:
-        return Account(
-            credential.name,
-            credential.username,
-            await self._secret(credential.name, credential.password, credential.password_file),
-            await self._secret(credential.name, credential.token, credential.token_file),
-        )
+    async def close(self) -> None:
+        """Stop asking helpers and clouds."""
+        await self._logins.close()
 
     def _entry(self, repository: Repository) -> Credential | None:
         fitting = [
@@ -96,15 +106,3 @@ class Accounts:
             if matches(pattern, repository.name)
         ]
         return max(fitting, key=lambda pair: pair[0])[1] if fitting else None
-
-    async def _secret(self, name: str, value: SecretStr | None, path: Path | None) -> str | None:
-        if path is None:
-            return None if value is None else value.get_secret_value()
-        try:
-            text = await self._pool.run(path.read_text, encoding="utf-8")
-        except (OSError, ValueError):
-            text = ""
-        secret = text.strip()
-        if not secret:  # clients see this: the configuration, not the message, has the path
-            raise CredentialRefusedError(f"the file with the secret of account {name} is empty")
-        return secret

@@ -30,6 +30,7 @@ from mirror.runtime.recent import MemoryTier
 from mirror.settings import Upstream
 from mirror.upstream.accounts import Account, Accounts
 from mirror.upstream.dns import PooledResolver
+from mirror.upstream.logins import Logins, LoginTools
 from mirror.upstream.tokens import AccessRefusedError, TokenKey, Tokens
 from mirror.upstream.transport import Transport, proxy_of_environment, tls_context, translated
 from mirror.upstream.upstreams import Upstreams, same_site
@@ -75,8 +76,8 @@ class Checkup:
 
         Args:
             upstream: The upstream, with its effective policy.
-            pools: Of which only the one for look-ups is used.
-            pool: Threads for what may hang, such as the file of a secret.
+            pools: For look-ups and secrets.
+            pool: Threads for what may hang, such as a handshake.
         """
         self._upstream = upstream
         self._pool = pool
@@ -84,7 +85,8 @@ class Checkup:
         self._metrics = Metrics(CollectorRegistry())
         self._tier = MemoryTier(_TIER_BYTES)
         self._transport = Transport(upstream, pools, self._metrics)
-        self._accounts = Accounts(upstream, pool)
+        self._login_tools = LoginTools.of(pools, Clock())
+        self._accounts = Accounts(upstream, Logins(upstream, self._login_tools))
         patience = upstream.policy.timeouts.response_seconds
         self._tokens = Tokens(self._transport, self._tier, upstream.name, same_site, patience)
         self._upstreams = Upstreams(
@@ -157,6 +159,8 @@ class Checkup:
         await self._tokens.close()
         await self._transport.close()
         await self._upstreams.close()
+        await self._accounts.close()
+        await self._login_tools.calls.close()
         await self._tier.clear()
 
     async def _shows(self, endpoint: str, authorization: str, account: Account) -> None:

@@ -20,7 +20,7 @@ from mirror.domain.names import Repository
 from mirror.domain.redirects import MAX_HOPS, REDIRECT_STATUSES, next_hop, same_origin
 from mirror.domain.routing import Kind
 from mirror.runtime.recent import MemoryTier, Recent
-from mirror.upstream.accounts import ANONYMOUS, Account
+from mirror.upstream.accounts import ANONYMOUS, Account, Accounts
 from mirror.upstream.door import Door
 from mirror.upstream.tokens import TokenKey, Tokens
 from mirror.upstream.transport import Transport
@@ -123,10 +123,12 @@ class Exchange:
         transport: Transport,
         tokens: Tokens,
         tier: MemoryTier,
+        accounts: Accounts,
         realms: tuple[str, ...],
     ) -> None:
         self._transport = transport
         self._tokens = tokens
+        self._accounts = accounts
         self._realms = realms
         self._challenges: Recent[Challenge] = Recent(tier, "challenge", lambda _: 500)
 
@@ -135,10 +137,24 @@ class Exchange:
     ) -> Reply:
         """Return the head of the final answer; the caller closes the response.
 
+        If the account is refused, its secret may have expired or been replaced meanwhile: it
+        is asked once more with the present one, if that is another.
+
         Raises:
             AccessRefusedError: a token endpoint refuses the anonymous.
             TroubleError: no connection, a loop of redirects, a forbidden realm.
         """
+        try:
+            return await self._ask(endpoint, question, account, door)
+        except CredentialRefusedError:
+            renewed = await self._accounts.account(question.repository, not_this=account)
+            if renewed == account:
+                raise
+        return await self._ask(endpoint, question, renewed, door)
+
+    async def _ask(
+        self, endpoint: Endpoint, question: Question, account: Account, door: Door
+    ) -> Reply:
         reply = await self._follow(endpoint, question, account, door)
         if reply.foreign and reply.response.status in _EXPIRED:
             reply.response.release()
@@ -146,8 +162,9 @@ class Exchange:
         return reply
 
     async def close(self) -> None:
-        """Stop asking for tokens."""
+        """Stop asking for tokens and secrets."""
         await self._tokens.close()
+        await self._accounts.close()
 
     async def _follow(
         self, endpoint: Endpoint, question: Question, account: Account, door: Door
@@ -242,6 +259,8 @@ class Exchange:
 
     async def _prove(self, hop: _Hop, challenge: Challenge, *, not_this: str | None) -> _Proof:
         if challenge.scheme == "basic":
+            if hop.account.identity_token is not None:
+                raise CredentialRefusedError("it wants a password, and the account has a token")
             return _Proof(hop.account.basic(), final=True)
         key = TokenKey(
             self._tokens.check_realm(challenge, hop.url, hop.realms),

@@ -58,6 +58,17 @@ class TokenKey:
         query = urlencode([*fields, *scopes])
         return f"{self.realm}{'&' if '?' in self.realm else '?'}{query}"
 
+    def form(self, identity_token: str) -> bytes:
+        """Return the body that asks with an identity token (OAuth 2.0, RFC 6749 section 6)."""
+        fields = [
+            ("grant_type", "refresh_token"),
+            *([("service", self.service)] if self.service is not None else []),
+            ("client_id", "mirror"),
+            *([("scope", self.scope)] if self.scope else []),
+            ("refresh_token", identity_token),
+        ]
+        return urlencode(fields).encode()
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -136,10 +147,18 @@ class Tokens:
         return token
 
     async def _ask(self, key: TokenKey) -> tuple[aiohttp.ClientResponse, bytes]:
-        """Ask by GET, which all token endpoints know, unlike POST."""
-        basic = key.account.basic()
-        headers = {"Accept": "application/json", **({"Authorization": basic} if basic else {})}
-        response = await self._transport.send("GET", key.url(), headers, Kind.OTHER)
+        """Ask by GET, which all token endpoints know; an identity token needs a POST."""
+        headers = {"Accept": "application/json"}
+        if key.account.identity_token is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            sending = self._transport.send(
+                "POST", key.realm, headers, Kind.OTHER, body=key.form(key.account.identity_token)
+            )
+        else:
+            if basic := key.account.basic():
+                headers["Authorization"] = basic
+            sending = self._transport.send("GET", key.url(), headers, Kind.OTHER)
+        response = await sending
         try:
             return response, await _read(response, key.realm)
         finally:

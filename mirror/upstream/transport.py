@@ -52,6 +52,8 @@ class Transport:
         headers: dict[str, str],
         kind: Kind,
         read_ahead_bytes: int = _SMALL_BYTES,
+        *,
+        body: bytes | None = None,
     ) -> aiohttp.ClientResponse:
         """Send one request and return the head of its answer, whatever its status.
 
@@ -70,6 +72,7 @@ class Transport:
                 method,
                 URL(url, encoded=True),
                 headers={**own, **headers},
+                data=body,
                 allow_redirects=False,
                 read_bufsize=read_ahead_bytes,
                 proxy=self._upstream.proxy or proxy_of_environment(url),

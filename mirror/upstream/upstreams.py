@@ -15,6 +15,7 @@ from mirror.runtime.recent import MemoryTier
 from mirror.settings import Upstream
 from mirror.upstream.accounts import Accounts
 from mirror.upstream.exchange import Exchange
+from mirror.upstream.logins import Logins, LoginTools
 from mirror.upstream.registry import Rate, Registry
 from mirror.upstream.tokens import Tokens
 from mirror.upstream.transport import Transport
@@ -53,6 +54,7 @@ class Upstreams:
         self._tier = tier
         self._metrics = metrics
         self._clock = clock
+        self._login_tools = LoginTools.of(pools, clock)
         self._settings: dict[str, Upstream] = {}
         self._registries: dict[str, Registry] = {}
         self._retired: list[Registry] = []
@@ -77,11 +79,12 @@ class Upstreams:
         transport = Transport(upstream, self._pools, self._metrics)
         patience_seconds = upstream.policy.timeouts.response_seconds
         tokens = Tokens(transport, self._tier, name, same_site, patience_seconds)
+        accounts = Accounts(upstream, Logins(upstream, self._login_tools))
         return Registry(
             upstream,
             transport,
-            Exchange(transport, tokens, self._tier, upstream.realms),
-            Accounts(upstream, self._pools.admin),
+            Exchange(transport, tokens, self._tier, accounts, upstream.realms),
+            accounts,
             metrics=self._metrics,
             clock=self._clock,
         )
@@ -108,3 +111,4 @@ class Upstreams:
         """Close all connections to all upstreams."""
         for registry in (*self._retired, *self._registries.values()):
             await registry.close()
+        await self._login_tools.calls.close()

@@ -272,10 +272,6 @@ def test_a_secret_is_never_shown() -> None:
         ({"policy": {"verify_offline": "last-known"}}, "policy.verify_offline"),
         ({"upstreams": {"x": {"redirects": ["10.0.0.0/8"]}}}, "upstreams.x.redirects"),
         ({"upstreams": {"x": {"policy": {"access": "verify"}}}}, "upstreams.x.policy.access"),
-        (
-            {"upstreams": {"x": {"credentials": {"cloud": "ecr"}}}},
-            "upstreams.x.credentials.0.cloud",
-        ),
         ({"prefetch": [{"images": ["x"], "every": "6h"}]}, "prefetch"),
         ({"webhooks": [{"url": "https://hooks.example"}]}, "webhooks"),
     ],

@@ -9,6 +9,8 @@ import pytest
 from prometheus_client import generate_latest
 from pydantic import SecretStr
 
+from mirror.domain.logins import Login
+from mirror.domain.sigv4 import AwsKey
 from mirror.settings import Credential, Upstream
 from mirror.upstream.accounts import Account
 from mirror.upstream.exchange import _Proof
@@ -162,9 +164,17 @@ async def test_the_tls_of_an_upstream_tells_nothing(
 
 
 def test_no_repr_tells() -> None:
-    ours = Account("ci", USER, CANARY, CANARY)
+    login = Login(USER, CANARY, CANARY, CANARY)
+    ours = Account("ci", login)
     key = TokenKey("https://h/t", "s", "repository:a:pull", ours)
-    for value in (ours, key, Token(CANARY, 5), _Proof(f"Bearer {CANARY}", CANARY)):
+    for value in (
+        login,
+        ours,
+        key,
+        AwsKey(CANARY, CANARY, CANARY),
+        Token(CANARY, 5),
+        _Proof(f"Bearer {CANARY}", CANARY),
+    ):
         assert leaks(repr(value) + str(value)) == []
     assert ours.basic() == basic(password=CANARY)
 
