@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mirror.app.tools import Tools
 from mirror.domain.htpasswd import Parsed, parse_htpasswd, parse_tokens
-from mirror.domain.routing import Table
 from mirror.runtime.fingerprints import Fingerprints
 from mirror.service.authentication import (
     Authenticator,
@@ -16,8 +15,11 @@ from mirror.service.authentication import (
     read_reporting,
 )
 from mirror.service.passes import Passes
+from mirror.service.policies import Policies
+from mirror.service.verification import Verification
 from mirror.service.watched_file import WatchedFile
 from mirror.settings import Auth, Settings
+from mirror.upstream.upstreams import Upstreams
 from mirror.web.guard import Guard, GuardTerms
 
 
@@ -25,20 +27,30 @@ class AccessControl:
     """The guard of the registry listener, and whom the admin API knows."""
 
     def __init__(
-        self, settings: Settings, tools: Tools, table: Callable[[], Table], key: bytes | None = None
+        self,
+        settings: Settings,
+        tools: Tools,
+        upstreams: Upstreams,
+        policies: Policies,
+        key: bytes | None = None,
     ) -> None:
         """Set up.
 
         Args:
             settings: What is configured.
             tools: What everything is built with.
-            table: The names of upstreams, for the scopes of tokens.
+            upstreams: The registries that check callers themselves.
+            policies: Which of them do.
             key: Of keyed hashes and tokens; the processes of one mirror share it.
         """
         self._tools = tools
         self._fingerprints = Fingerprints(key)
         self._auth: Auth | None = None
-        self.guard = Guard(None, Passes(self._fingerprints, tools.clock, 0), table)
+        self.verification = Verification(
+            upstreams, policies, tools.tier, self._fingerprints, tools.clock
+        )
+        passes = Passes(self._fingerprints, tools.clock, 0)
+        self.guard = Guard(GuardTerms(), passes, self.verification)
         self.reload(settings)
 
     def reload(self, settings: Settings) -> None:
@@ -47,16 +59,18 @@ class AccessControl:
         if auth == self._auth:
             return  # what is remembered stays
         self._auth = auth
-        if auth is None:
-            self.guard.terms = None
-            return
-        self.guard.passes.lifetime_seconds = auth.token_ttl_seconds
-        self.guard.terms = GuardTerms(
-            auth.challenge,
-            auth.realm,
-            auth.decisive_rules,
-            Authenticator(tuple(self._sources(auth))),
-        )
+        self.guard.terms = GuardTerms() if auth is None else self._terms(auth)
+        self.guard.passes.lifetime_seconds = (auth or Auth()).token_ttl_seconds
+
+    async def close(self) -> None:
+        """Stop asking registries."""
+        await self.verification.close()
+
+    def _terms(self, auth: Auth) -> GuardTerms:
+        if not auth.takes_credentials and not auth.rules:
+            return GuardTerms(auth.challenge, auth.realm)
+        sources = Authenticator(tuple(self._sources(auth)))
+        return GuardTerms(auth.challenge, auth.realm, auth.decisive_rules, sources, is_open=False)
 
     def _sources(self, auth: Auth) -> Iterator[Source]:
         pools, tier = self._tools.pools, self._tools.tier

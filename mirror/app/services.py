@@ -85,7 +85,7 @@ class Services:
             policies=policies,
             clock=tools.clock,
         )
-        self.access = AccessControl(settings, tools, lambda: self.table)
+        self.access = AccessControl(settings, tools, self.upstreams, policies)
         self.registry = self._registry_api(settings, tools, policies)
 
     def _registry_api(self, settings: Settings, tools: Tools, policies: Policies) -> RegistryApi:
@@ -102,6 +102,7 @@ class Services:
 
     async def close(self) -> None:
         """Stop asking upstreams."""
+        await self.access.close()
         await self.lists.close()
         await self.blobs.close()
         await self.manifests.close()

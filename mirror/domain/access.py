@@ -105,9 +105,13 @@ class Viewer:
 
     rules: tuple[Rule, ...] | None
     identity: Identity | None
+    hidden: frozenset[str] = frozenset()
+    """Upstreams whose repositories are not shown to anybody."""
 
     def may_see(self, repository: Repository) -> bool:
         """Return whether a repository is shown."""
+        if repository.upstream in self.hidden:
+            return False
         return self.rules is None or judge(self.rules, self.identity, repository) is Verdict.ALLOW
 
 

@@ -139,6 +139,13 @@ class DeniedError(MirrorError):
         return f"access denied: {self.what}"
 
 
+class CredentialNeededError(DeniedError):
+    """The registry itself lets nobody in without a credential, and the caller shows none."""
+
+    def __str__(self) -> str:
+        return f"a credential of its registry is needed: {self.what}"
+
+
 @dataclass(eq=False)
 class UnauthenticatedError(MirrorError):
     """The caller has shown no credential that counts; *challenge* says how to."""

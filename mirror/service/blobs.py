@@ -40,7 +40,7 @@ class Blobs:
         self._fills = fills
         self._policies = policies
         self.range_wait_seconds = range_wait_seconds
-        self._flights: SingleFlight[tuple[Repository, Digest], int | None] = SingleFlight()
+        self._flights: SingleFlight[tuple[str, Repository, Digest], int | None] = SingleFlight()
 
     async def open(self, repository: Repository, digest: Digest) -> tuple[Arriving, Served]:
         """Return a body whose size is known if it can be; the caller closes it.
@@ -75,7 +75,7 @@ class Blobs:
             fill = self._fills.running(scope, digest)
             if fill is not None and fill.size_bytes is not None:
                 return fill.size_bytes, Served(Result.JOINED, forwarded="uri-miss")
-        joined = self._flights.is_running((repository, digest))
+        joined = self._flights.is_running((scope, repository, digest))
         size_bytes = await self._ask(repository, digest)
         result = Result.JOINED if joined else Result.MISS
         return size_bytes, Served(result, forwarded="uri-miss", kept=False)
@@ -94,7 +94,8 @@ class Blobs:
         """Ask upstream whether this repository has the blob, once for all who want to know."""
         async with self._upstreams.of(repository).deadline():
             return await self._flights.do(
-                (repository, digest), lambda: self._ask_upstream(repository, digest)
+                (self._upstreams.scope(repository), repository, digest),
+                lambda: self._ask_upstream(repository, digest),
             )
 
     async def _ask_upstream(self, repository: Repository, digest: Digest) -> int | None:

@@ -54,7 +54,7 @@ class Lists:
         self._manifests = manifests
         self._pool = pool
         self._clock = clock
-        self._flights: SingleFlight[tuple[Repository, str, Query], Listing] = SingleFlight()
+        self._flights: SingleFlight[tuple[str, Repository, str, Query], Listing] = SingleFlight()
 
     async def tags(self, repository: Repository, query: Query) -> tuple[Listing, Served]:
         """Return a page of a repository's tags.
@@ -103,7 +103,7 @@ class Lists:
         fetch: Callable[[], Awaitable[Listing]],
     ) -> tuple[Listing, Served]:
         self._policies.check(repository)
-        key = repository, name, query
+        key = self._upstreams.scope(repository), repository, name, query
 
         async def fetch_and_keep() -> Listing:
             held = await self._held(repository, name, query)

@@ -45,6 +45,8 @@ _HISTORY_MAX_ENTRIES: Final = 100
 _FOR_EVER: Final = Lifetime(fresh_seconds=IMMUTABLE, stale_if_error_seconds=0)
 _log = get_logger("service")
 
+Key = tuple[str, Repository, Reference]
+
 
 class Manifests:
     """Resolves references and fetches manifests, each once however many ask."""
@@ -65,7 +67,7 @@ class Manifests:
         self._metrics = metrics
         self._clock = clock
         self._completeness = Completeness(store)
-        self._flights: SingleFlight[tuple[Repository, Reference], Manifest] = SingleFlight()
+        self._flights: SingleFlight[Key, Manifest] = SingleFlight()
         self._missing: Recent[NotFoundError] = Recent(tier, "missing", lambda _: 500)
 
     async def resolve(
@@ -77,7 +79,7 @@ class Manifests:
             MirrorError: upstream's own word, or trouble without a usable copy.
         """
         self._policies.check(repository)
-        missing = await self._missing.get((repository, reference))
+        missing = await self._missing.get(self._key(repository, reference))
         if missing is not None:
             raise missing.with_traceback(None)
         try:
@@ -88,7 +90,9 @@ class Manifests:
             if self._policies.is_offline(repository):
                 raise  # what is imported is there at once
             ttl_seconds = self._policies.of(repository).negative_ttl_seconds
-            await self._missing.put((repository, reference), error, ttl_seconds=ttl_seconds)
+            await self._missing.put(
+                self._key(repository, reference), error, ttl_seconds=ttl_seconds
+            )
             raise
 
     async def close(self) -> None:
@@ -158,8 +162,8 @@ class Manifests:
     async def refresh(self, repository: Repository, tag: Tag) -> Manifest:
         """Ask upstream what a tag means, however fresh it is; raises as ``resolve`` does."""
         self._policies.check(repository)
-        await self._missing.drop((repository, tag))
-        key: tuple[Repository, Reference] = (repository, tag)
+        await self._missing.drop(self._key(repository, tag))
+        key = self._key(repository, tag)
         return await self._flights.do(key, lambda: self._meaning(repository, tag))
 
     def _terms(
@@ -205,8 +209,12 @@ class Manifests:
     def _scope(self, repository: Repository) -> str:
         return self._upstreams.scope(repository)
 
+    def _key(self, repository: Repository, reference: Reference) -> Key:
+        """Return what a question is joined by: strangers never get the answer to a caller."""
+        return self._scope(repository), repository, reference
+
     def _ask(self, repository: Repository, reference: Reference) -> Asking[Manifest]:
-        key = repository, reference
+        key = self._key(repository, reference)
         joined = self._flights.is_running(key)
         if isinstance(reference, Tag):
             return Asking(
@@ -326,7 +334,7 @@ class Manifests:
 
     async def _keep(self, repository: Repository, manifest: Manifest, scope: str) -> None:
         """Keep a manifest if there is room; it can be served either way."""
-        await self._missing.drop((repository, manifest.digest))
+        await self._missing.drop(self._key(repository, manifest.digest))
         try:
             await self._store.keep_manifest(repository, manifest, scope)
         except (OSError, OverloadedError) as error:

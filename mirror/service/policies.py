@@ -18,6 +18,9 @@ class Policies:
         """Go over to the policies of a new configuration."""
         self._policies = {name: upstream.policy for name, upstream in upstreams.items()}
         self._rules = {name: _rules(policy) for name, policy in self._policies.items()}
+        self.verifying = frozenset(
+            name for name, policy in self._policies.items() if policy.access == "verify"
+        )
 
     def of(self, repository: Repository) -> Policy:
         """Return the policy of the repository's upstream."""

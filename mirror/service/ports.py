@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mirror.domain.access import Viewer
+from mirror.domain.credentials import Basic
 from mirror.domain.manifests import Manifest
 from mirror.domain.names import Digest, Reference, Repository
 from mirror.domain.pages import Query
+from mirror.domain.routing import Kind
+from mirror.runtime.acting import Caller
 from mirror.service.served import Served
 from mirror.transfer.parts import Body
 
@@ -66,4 +69,26 @@ class Patience(Protocol):
 
     def waits(self, upstream: str) -> bool:
         """Return whether clients are told to wait when an upstream limits our rate."""
+        ...
+
+
+class Verifier(Protocol):
+    """Checks callers where their registry says who may pull (``policy.access: verify``)."""
+
+    @property
+    def upstreams(self) -> frozenset[str]:
+        """The upstreams that this is for."""
+        ...
+
+    async def admit(
+        self, repository: Repository, kind: Kind, reference: Reference | None, shown: Basic | None
+    ) -> Caller | None:
+        """Return as whom upstream is asked for a request; ``None``: as a stranger.
+
+        What is asked of the other ports for this request goes with it (``runtime.acting``).
+
+        Raises:
+            CredentialNeededError: no credential was shown, and one is needed.
+            MirrorError: it may not pass, or that cannot be told now.
+        """
         ...

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from mirror.settings.fields import Duration, Glob, PositiveDuration, PositiveSpace, Share
-from mirror.settings.section import Later, Section
+from mirror.settings.section import Section
 
 DAY_SECONDS = 86400
 
@@ -72,9 +72,11 @@ class Policy(Section):
     """Answer so that clients go elsewhere (503), or so that they wait (429)."""
     rate_limit: RateLimit = RateLimit()
     """How the pull budget of an upstream is stretched."""
-    access: Annotated[Literal["shared", "verify"], Later()] = "shared"
-    """`verify` asks upstream with the caller's own credential."""
-    verify_offline: Annotated[Literal["deny", "last-known"], Later()] = "deny"
+    access: Literal["shared", "verify"] = "shared"
+    """`verify` has the registry check each caller's own credential; what is public stays open."""
+    verify_ttl_seconds: PositiveDuration = 300
+    """How long the registry's word on a credential and a repository is believed."""
+    verify_offline: Literal["deny", "last-known"] = "deny"
     """What `access: verify` does while upstream does not answer."""
     allow: tuple[Glob, ...] = ("**",)
     """Repositories that may be pulled."""

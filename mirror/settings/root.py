@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mirror.domain.errors import MirrorError
 from mirror.domain.images import parse_pin
@@ -22,7 +22,7 @@ from mirror.settings.fields import (
 )
 from mirror.settings.policy import DAY_SECONDS, Policy
 from mirror.settings.section import Later, Section
-from mirror.settings.server import Server
+from mirror.settings.server import PLAINTEXT_HINT, Server
 from mirror.settings.units import GIB, MIB, SizeOrShare
 from mirror.settings.upstreams import BUILTIN, Upstream, clashes, routing_table, with_builtin
 
@@ -171,6 +171,24 @@ class Settings(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return pins
+
+    @model_validator(mode="after")
+    def _verified_callers_are_protected(self) -> Self:
+        verifying = [name for name, one in self.upstreams.items() if one.policy.access == "verify"]
+        server, auth = self.server, self.server.auth
+        both = [name for name in verifying if self.upstreams[name].credentials]
+        if both:
+            raise ValueError(
+                f"{both[0]} has access: verify, which asks with the callers' own credentials: "
+                "remove its credentials, or the access"
+            )
+        is_plain = server.tls is None and not (auth is not None and auth.allow_plaintext)
+        if verifying and is_plain and not server.listen.is_loopback:
+            raise ValueError(
+                f"{verifying[0]} has access: verify, and anybody could read what callers show: "
+                f"{PLAINTEXT_HINT}"
+            )
+        return self
 
     @property
     def removed_upstreams(self) -> tuple[str, ...]:

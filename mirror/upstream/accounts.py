@@ -8,10 +8,13 @@ from mirror.domain.errors import CredentialRefusedError
 from mirror.domain.freshness import matches
 from mirror.domain.logins import Login
 from mirror.domain.names import Repository
+from mirror.runtime.acting import Caller, acting_for
 from mirror.settings import Credential, Upstream
 from mirror.upstream.logins import Logins
 
 ANONYMOUS_NAME: Final = "anonymous"
+CALLER_NAME: Final = "caller"
+"""All callers with a credential of their own (``policy.access: verify``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,10 @@ class Account:
 
     name: str
     login: Login = field(default=Login(), repr=False)
+    is_callers: bool = False
+    """A caller's own: that it is refused says nothing of what we are configured with."""
+    generation: int = 0
+    """Tokens of another one are not used for it."""
 
     @property
     def is_anonymous(self) -> bool:
@@ -50,6 +57,13 @@ class Account:
 ANONYMOUS: Final = Account(ANONYMOUS_NAME)
 
 
+def _account_of(caller: Caller) -> Account:
+    if caller.password is None:
+        return Account(ANONYMOUS_NAME, generation=caller.generation)
+    login = Login(username=caller.username, password=caller.password)
+    return Account(CALLER_NAME, login, is_callers=True, generation=caller.generation)
+
+
 class Accounts:
     """The configured credentials of one upstream."""
 
@@ -59,6 +73,9 @@ class Accounts:
 
     def name_for(self, repository: Repository) -> str | None:
         """Return the name of the credential that counts here; ``None``: anonymous."""
+        caller = acting_for(self._upstream.name)
+        if caller is not None:
+            return None if caller.password is None else CALLER_NAME
         credential = self._entry(repository)
         return None if credential is None else credential.name
 
@@ -77,6 +94,9 @@ class Accounts:
         Raises:
             CredentialUnavailableError: the secret cannot be had.
         """
+        caller = acting_for(self._upstream.name)
+        if caller is not None:
+            return _account_of(caller)
         credential = self._entry(repository)
         if credential is None:
             return ANONYMOUS

@@ -247,6 +247,8 @@ class Exchange:
         """
         if not proof.configured or response.status not in {401, 403} or hop.base is None:
             return
+        if hop.account.is_callers:
+            return  # that one is refused is the caller's affair
         response.release()
         ping = await self._ping(hop.base, {"Authorization": proof.authorization or ""})
         if ping.status in {401, 403}:

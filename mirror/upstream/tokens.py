@@ -38,7 +38,7 @@ _REFUSED: Final = frozenset({400, 401, 403})
 
 
 class AccessRefusedError(Exception):
-    """The token endpoint gives no token to the anonymous for this repository."""
+    """The token endpoint gives no token to the anonymous, or to a caller, for this repository."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class Tokens:
         status = response.status
         if status == 200:
             return
-        if status in _REFUSED and key.account.is_anonymous:
+        if status in _REFUSED and (key.account.is_anonymous or key.account.is_callers):
             raise AccessRefusedError
         if status in _REFUSED:
             raise CredentialRefusedError(f"{redact(key.realm)}: status {status}")

@@ -52,7 +52,7 @@ class Access:
         listen: ListenAddress,
         token_file: Path | None,
         pool: Pool,
-        terms: Callable[[], GuardTerms | None] = lambda: None,
+        terms: Callable[[], GuardTerms] = GuardTerms,
     ) -> None:
         self._is_loopback = listen.is_loopback
         self._token_file = token_file
@@ -63,7 +63,7 @@ class Access:
         """Return why a request is refused; ``None`` where it is not."""
         given = request.headers.get("Authorization")
         terms = self._terms()
-        if given is not None and terms is not None and any(rule.admin for rule in terms.rules):
+        if given is not None and any(rule.admin for rule in terms.rules):
             refusal = await self._of_role(request, terms)
             if refusal is None or self._token_file is None:
                 return refusal

@@ -92,7 +92,7 @@ class RegistryApi:
 
     async def _answer(self, request: web.BaseRequest, facts: Facts) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
-        if path == TOKEN_PATH and self._guard.terms is not None:
+        if path == TOKEN_PATH and not self._guard.terms.is_open:
             return await self._token(request, facts, self._guard.terms)
         if request.method not in {"GET", "HEAD"}:
             facts.error = "this mirror is for reading: GET and HEAD only"

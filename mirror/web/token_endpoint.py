@@ -20,10 +20,9 @@ from mirror.domain.names import Repository
 from mirror.domain.routing import Table
 from mirror.service.passes import Passes
 from mirror.web.certificates import certified
-from mirror.web.guard import GuardTerms
+from mirror.web.guard import BASIC_CHALLENGE, GuardTerms
 
 _FORM_MAX_BYTES: Final = 64 * 1024
-_CHALLENGE: Final = 'Basic realm="mirror"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ async def issue(
     wanted = _repositories(asked.scopes, table, request.headers.get(hdrs.HOST, ""))
     granted = {each for each in wanted if judge(terms.rules, identity, each) is Verdict.ALLOW}
     if identity is None and not granted:
-        raise UnauthenticatedError("a user and a password are needed", _CHALLENGE)
+        raise UnauthenticatedError("a user and a password are needed", BASIC_CHALLENGE)
     token, lifetime = passes.issue(identity, granted), passes.lifetime_seconds
     answer = {
         "token": token,
@@ -66,12 +65,12 @@ async def _identity(
     try:
         credential = shown or parse_authorization(request.headers.getall(hdrs.AUTHORIZATION, []))
     except MalformedError:
-        raise UnauthenticatedError("wrong user or password", _CHALLENGE) from None
+        raise UnauthenticatedError("wrong user or password", BASIC_CHALLENGE) from None
     if credential is None:
         return certified(request)
     identity = await terms.authenticator.identify(credential)
     if identity is None:
-        raise UnauthenticatedError("wrong user or password", _CHALLENGE)
+        raise UnauthenticatedError("wrong user or password", BASIC_CHALLENGE)
     return identity
 
 
@@ -80,13 +79,13 @@ async def _asked(request: web.BaseRequest) -> _Asked:
     if request.method != "POST":
         return _Asked([value for name, value in query if name == "scope"])
     if (request.content_length or 0) > _FORM_MAX_BYTES:
-        raise UnauthenticatedError("the form is too large", _CHALLENGE)
+        raise UnauthenticatedError("the form is too large", BASIC_CHALLENGE)
     body = (await request.read()).decode("utf-8", "replace")
     form = parse_qsl(body, keep_blank_values=True)
     scopes = [value for name, value in form if name == "scope"]
     fields = dict(form)
     if fields.get("grant_type") != "password":
-        raise UnauthenticatedError("only grant_type=password is known", _CHALLENGE)
+        raise UnauthenticatedError("only grant_type=password is known", BASIC_CHALLENGE)
     return _Asked(scopes, Basic(fields.get("username", ""), fields.get("password", "")))
 
 

@@ -73,7 +73,7 @@ def test_the_schema_speaks_yaml() -> None:
     policy = schema["$defs"]["Policy"]["properties"]
     assert policy["tag_ttl"]["default"] == "10m"
     assert policy["tag_ttl"]["x-unit"] == "duration"
-    assert policy["access"]["x-not-available-yet"] is True
+    assert policy["access"]["enum"] == ["shared", "verify"]
     assert schema["$defs"]["Cache"]["properties"]["max_size"]["default"] == "50GiB"
     text = json.dumps(schema)
     assert not re.search(r"_seconds|_bytes|\\u0000", text)
@@ -121,7 +121,7 @@ def test_what_the_example_marks_as_later_is_what_is_refused() -> None:
     later = {k for s in sections for k, v in s["properties"].items() if "x-not-available-yet" in v}
     plain = re.findall(r"^\s*(\w+):", config.example(), re.MULTILINE)
     assert later <= set(marked) | set(plain)
-    assert not {"workers", "parallel_ranges", "access"} & set(plain)
+    assert not {"workers", "parallel_ranges"} & set(plain)
 
 
 def test_the_reference_is_true() -> None:

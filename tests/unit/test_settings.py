@@ -268,10 +268,7 @@ def test_a_secret_is_never_shown() -> None:
     [
         ({"server": {"workers": 2}}, "server.workers"),
         ({"fill": {"parallel_ranges": 2}}, "fill.parallel_ranges"),
-        ({"policy": {"access": "verify"}}, "policy.access"),
-        ({"policy": {"verify_offline": "last-known"}}, "policy.verify_offline"),
         ({"upstreams": {"x": {"redirects": ["10.0.0.0/8"]}}}, "upstreams.x.redirects"),
-        ({"upstreams": {"x": {"policy": {"access": "verify"}}}}, "upstreams.x.policy.access"),
         ({"prefetch": [{"images": ["x"], "every": "6h"}]}, "prefetch"),
         ({"webhooks": [{"url": "https://hooks.example"}]}, "webhooks"),
     ],
