@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from mirror.cli.options import (
     write,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from mirror.cli.doctor.plan import Wishes
 
 
 def doctor(
@@ -47,6 +50,9 @@ def doctor(
             "--admin-url", metavar="URL", help="Where its /readyz is.", show_default=False
         ),
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Accept any certificate of these two addresses.")
+    ] = False,
     config: ConfigOption = None,
     output: OutputOption = Output.TEXT,
     json_output: JsonOption = False,  # noqa: ARG001 -- decides output
@@ -58,24 +64,33 @@ def doctor(
     for option, given in (("--url", url), ("--admin-url", admin_url)):
         if given is not None and not given.startswith(("http://", "https://")):
             raise typer.BadParameter("not an http:// or https:// address", param_hint=option)
+    from mirror.cli.doctor.plan import Wishes  # noqa: PLC0415 -- slow
+
+    wishes = Wishes(
+        config=config, url=url, admin_url=admin_url, insecure=insecure, image=image, pull=pull
+    )
+    if not _is_well(wishes, output):
+        raise typer.Exit(FAILED)
+
+
+def _is_well(wishes: "Wishes", output: Output) -> bool:
+    """Look, tell, and return whether nothing failed."""
     import asyncio  # noqa: PLC0415 -- slow
 
     from mirror.cli.doctor.finding import State  # noqa: PLC0415 -- slow
-    from mirror.cli.doctor.plan import Wishes, diagnose  # noqa: PLC0415 -- slow
+    from mirror.cli.doctor.plan import diagnose  # noqa: PLC0415 -- slow
     from mirror.cli.doctor.report import report  # noqa: PLC0415 -- slow
     from mirror.observe import logs  # noqa: PLC0415 -- slow
 
     logs.configure("json", "critical")  # the report says what the log of a mirror would say
     if sys.stderr.isatty() and output is Output.TEXT:
         complain("looking; this takes 15 seconds at most")
-    wishes = Wishes(config=config, url=url, admin_url=admin_url, image=image, pull=pull)
     findings = asyncio.run(diagnose(wishes, os.environ))
-    has_failed = any(each.state is State.FAILED for each in findings)
+    is_well = all(each.state is not State.FAILED for each in findings)
     if output is Output.JSON:
-        write_json({"ok": not has_failed, "checks": findings})
+        write_json({"ok": is_well, "checks": findings})
     else:
         colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
         write(report(findings, colours=colours, unicode=is_unicode))
-    if has_failed:
-        raise typer.Exit(FAILED)
+    return is_well

@@ -27,6 +27,7 @@ class Mirror:
     def __init__(self, work: Path, upstreams: Mapping[str, Any], **settings: Any) -> None:  # noqa: ANN401  # YAML is anything
         self.port, self._admin_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.admin_url = f"http://127.0.0.1:{self._admin_port}"
         self.cache = work / "cache"
         self.command = COMMAND
         self.config = work / "mirror.yaml"

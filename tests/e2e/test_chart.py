@@ -142,8 +142,8 @@ def test_the_configuration_is_one_that_mirror_accepts(
     maps = [each for each in kind(documents, "ConfigMap") if "mirror.yaml" in each["data"]]
     # The Secrets' files, where a test may write.
     secrets = tmp_path / "etc"
-    for path in ("admin/token", "secrets/hub"):
-        (secrets / path).parent.mkdir(parents=True)
+    for path in ("admin/token", "secrets/hub", "tls/tls.crt", "tls/tls.key"):
+        (secrets / path).parent.mkdir(parents=True, exist_ok=True)
         (secrets / path).write_text("hunter2", encoding="utf-8")
     file = tmp_path / "mirror.yaml"
     text = maps[0]["data"]["mirror.yaml"].replace("/etc/mirror", str(secrets))
@@ -192,6 +192,8 @@ def test_what_is_named_is_there(documents: list[Document], request: pytest.Fixtu
     if "all-there-already" in request.node.name:
         there |= {("Secret", "token"), ("Secret", "accounts"), ("ServiceAccount", "puller")}
         there |= {("PersistentVolumeClaim", "disk")}
+    if "secure" in request.node.name:
+        there |= {("Secret", "mirror-tls")}
     (workload,) = kind(documents, *DOWNWARD)
     spec = workload["spec"]["template"]["spec"]
     for volume in spec["volumes"]:
@@ -208,6 +210,10 @@ def test_what_is_named_is_there(documents: list[Document], request: pytest.Fixtu
         each["metadata"]["name"] for each in workload["spec"].get("volumeClaimTemplates", ())
     }
     assert {each["name"] for each in spec["containers"][0]["volumeMounts"]} == volumes
+    (test,) = kind(documents, "Pod")
+    mounted = {each["name"] for each in test["spec"]["containers"][0]["volumeMounts"]}
+    assert mounted == {each["name"] for each in test["spec"]["volumes"]} == volumes - {"cache"}
+    assert test["spec"]["containers"][0]["env"] == spec["containers"][0]["env"]
     selected = workload["spec"]["selector"]["matchLabels"]
     assert selected.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
     for service in kind(documents, "Service"):

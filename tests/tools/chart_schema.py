@@ -71,6 +71,7 @@ VALUES: Final[dict[str, Schema]] = {
     "serviceAccount": closed(create=SWITCH, name=TEXT, annotations=STRINGS),
     "podDisruptionBudget": closed(enabled=SWITCH),
     "networkPolicy": closed(enabled=SWITCH, adminFrom=MANY, egress=MANY),
+    "test": closed(pull=SWITCH, image=TEXT),
     "resources": ANYTHING,
     "terminationGracePeriodSeconds": {"type": "integer", "minimum": 0},
     "preStopSeconds": {"type": "integer", "minimum": 1},

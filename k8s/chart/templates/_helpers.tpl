@@ -125,20 +125,7 @@ spec:
       image: {{ include "mirror.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args: [serve, --config, /etc/mirror/mirror.yaml]
-      env:
-        - {name: MIRROR_SERVER__LISTEN, value: ":5000"}
-        - {name: MIRROR_SERVER__ADMIN_LISTEN, value: ":5001"}
-        - {name: MIRROR_SERVER__ADMIN__TOKEN_FILE, value: /etc/mirror/admin/token}
-        - {name: MIRROR_CACHE__DIRECTORY, value: /var/lib/mirror}
-        {{- if .Values.tls.secretName }}
-        - {name: MIRROR_SERVER__TLS__CERTIFICATE, value: /etc/mirror/tls/tls.crt}
-        - {name: MIRROR_SERVER__TLS__KEY, value: /etc/mirror/tls/tls.key}
-        {{- if .Values.tls.admin }}
-        - {name: MIRROR_SERVER__ADMIN__TLS__CERTIFICATE, value: /etc/mirror/tls/tls.crt}
-        - {name: MIRROR_SERVER__ADMIN__TLS__KEY, value: /etc/mirror/tls/tls.key}
-        {{- end }}
-        {{- end }}
-        {{- with .Values.extraEnv }}{{ toYaml . | nindent 8 }}{{ end }}
+      env: {{- include "mirror.environment" . | nindent 8 }}
       ports:
         - name: registry
           containerPort: 5000
@@ -158,24 +145,9 @@ spec:
       resources: {{- toYaml .Values.resources | nindent 8 }}
       volumeMounts:
         - {name: cache, mountPath: /var/lib/mirror}
-        - {name: config, mountPath: /etc/mirror/mirror.yaml, subPath: mirror.yaml, readOnly: true}
-        - {name: admin, mountPath: /etc/mirror/admin, readOnly: true}
-        {{- if .Values.tls.secretName }}
-        - {name: tls, mountPath: /etc/mirror/tls, readOnly: true}
-        {{- end }}
-        {{- if include "mirror.secrets" . }}
-        - {name: secrets, mountPath: /etc/mirror/secrets, readOnly: true}
-        {{- end }}
-        {{- with .Values.extraVolumeMounts }}{{ toYaml . | nindent 8 }}{{ end }}
+        {{- include "mirror.configurationMounts" . | nindent 8 }}
   volumes:
-    - {name: config, configMap: {name: {{ $name }}}}
-    - {name: admin, secret: {secretName: {{ include "mirror.adminSecret" . }}, defaultMode: 288}}
-    {{- with .Values.tls.secretName }}
-    - {name: tls, secret: {secretName: {{ . }}, defaultMode: 288}}
-    {{- end }}
-    {{- with include "mirror.secrets" . }}
-    - {name: secrets, secret: {secretName: {{ . }}, defaultMode: 288}}
-    {{- end }}
+    {{- include "mirror.configurationVolumes" . | nindent 4 }}
     {{- if and (eq .Values.kind "DaemonSet") .Values.persistence.hostPath }}
     - {name: cache, hostPath: {path: {{ .Values.persistence.hostPath | quote }}, type: Directory}}
     {{- else if not (include "mirror.claims" .) }}
@@ -183,7 +155,52 @@ spec:
     {{- else if eq .Values.kind "Deployment" }}
     - {name: cache, persistentVolumeClaim: {claimName: {{ default $name .Values.persistence.existingClaim }}}}
     {{- end }}
-    {{- with .Values.extraVolumes }}{{ toYaml . | nindent 4 }}{{ end }}
+{{- end -}}
+
+{{- define "mirror.environment" -}}
+- {name: MIRROR_SERVER__LISTEN, value: ":5000"}
+- {name: MIRROR_SERVER__ADMIN_LISTEN, value: ":5001"}
+- {name: MIRROR_SERVER__ADMIN__TOKEN_FILE, value: /etc/mirror/admin/token}
+- {name: MIRROR_CACHE__DIRECTORY, value: /var/lib/mirror}
+{{- if .Values.tls.secretName }}
+- {name: MIRROR_SERVER__TLS__CERTIFICATE, value: /etc/mirror/tls/tls.crt}
+- {name: MIRROR_SERVER__TLS__KEY, value: /etc/mirror/tls/tls.key}
+{{- if .Values.tls.admin }}
+- {name: MIRROR_SERVER__ADMIN__TLS__CERTIFICATE, value: /etc/mirror/tls/tls.crt}
+- {name: MIRROR_SERVER__ADMIN__TLS__KEY, value: /etc/mirror/tls/tls.key}
+{{- end }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "mirror.configurationMounts" -}}
+- {name: config, mountPath: /etc/mirror/mirror.yaml, subPath: mirror.yaml, readOnly: true}
+- {name: admin, mountPath: /etc/mirror/admin, readOnly: true}
+{{- if .Values.tls.secretName }}
+- {name: tls, mountPath: /etc/mirror/tls, readOnly: true}
+{{- end }}
+{{- if include "mirror.secrets" . }}
+- {name: secrets, mountPath: /etc/mirror/secrets, readOnly: true}
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "mirror.configurationVolumes" -}}
+- {name: config, configMap: {name: {{ include "mirror.fullname" . }}}}
+- {name: admin, secret: {secretName: {{ include "mirror.adminSecret" . }}, defaultMode: 288}}
+{{- with .Values.tls.secretName }}
+- {name: tls, secret: {secretName: {{ . }}, defaultMode: 288}}
+{{- end }}
+{{- with include "mirror.secrets" . }}
+- {name: secrets, secret: {secretName: {{ . }}, defaultMode: 288}}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "mirror.claimSpec" -}}

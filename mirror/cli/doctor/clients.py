@@ -82,4 +82,4 @@ def _reads_hosts(root: Path) -> bool:
     return _CONFIG_PATH.search(text) is not None
 
 
-_SEE: Final = "docs/clients.md says what to write"
+_SEE: Final = "`mirror client-config` says what to write, and writes it with --install"

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import ParamSpec
 
 from mirror.cli.doctor import clients, machine, network, serving
+from mirror.cli.doctor.asking import Place
 from mirror.cli.doctor.examining import TOTAL_SECONDS, examine
 from mirror.cli.doctor.finding import Check, Finding, Verdict, wrong
 from mirror.config import ConfigError, Loaded, load_what_is_right
 from mirror.runtime.pools import Pool, Pools
-from mirror.settings import ListenAddress, Settings, routing_table
+from mirror.settings import ListenAddress, ServerTls, Settings, routing_table
 from mirror.store.fitness import look_at
 from mirror.upstream.checkup import Checkup
 
@@ -35,6 +36,8 @@ class Wishes:
     config: Path | None = None
     url: str | None = None
     admin_url: str | None = None
+    insecure: bool = False
+    """Accept any certificate of these two."""
     image: str | None = None
     pull: bool = True
     root: Path = Path("/")
@@ -113,11 +116,11 @@ class _Plan:
         yield self._check(_MACHINE, "space", machine.space, cache)
         index = self._check(_MACHINE, "index", machine.index, cache.directory)
         yield replace(index, limit_seconds=machine.INDEX_SECONDS)
-        for name, key, address in (
-            ("port", "server.listen", server.listen),
-            ("admin port", "server.admin_listen", server.admin_listen),
+        for name, key, address, tls in (
+            ("port", "server.listen", server.listen, server.tls),
+            ("admin port", "server.admin_listen", server.admin_listen, server.admin.tls),
         ):
-            yield self._check(_MACHINE, name, _port, address, key, cache.directory)
+            yield self._check(_MACHINE, name, _port, address, tls, key, cache.directory)
 
     def _network(self) -> Iterator[Check]:
         ahead: dict[str, float] = {}
@@ -135,22 +138,23 @@ class _Plan:
 
     def _mirror_here(self) -> Iterator[Check]:
         server = self.settings.server
-        admin_url = self.wishes.admin_url or f"http://{server.admin_listen.local()}"
-        yield self._check(_MIRROR, "ready", serving.ready, admin_url, is_expected=False)
-        yield from self._pull(f"http://{server.listen.local()}", f"{_MIRROR}/ready")
+        admin = Place.here(server.admin_listen, server.admin.tls)
+        yield self._check(_MIRROR, "ready", serving.ready, admin, is_expected=False)
+        yield from self._pull(Place.here(server.listen, server.tls), f"{_MIRROR}/ready")
 
     def _mirror_elsewhere(self, url: str) -> Iterator[Check]:
-        yield self._check(_MIRROR, "registry", serving.registry, url)
+        place = Place(url, insecure=self.wishes.insecure)
+        yield self._check(_MIRROR, "registry", serving.registry, place)
         if self.wishes.admin_url is not None:
-            admin_url = self.wishes.admin_url.rstrip("/")
-            yield self._check(_MIRROR, "ready", serving.ready, admin_url, is_expected=True)
-        yield from self._pull(url, f"{_MIRROR}/registry")
+            admin = Place(self.wishes.admin_url.rstrip("/"), insecure=self.wishes.insecure)
+            yield self._check(_MIRROR, "ready", serving.ready, admin, is_expected=True)
+        yield from self._pull(place, f"{_MIRROR}/registry")
 
-    def _pull(self, url: str, needs: str) -> Iterator[Check]:
+    def _pull(self, place: Place, needs: str) -> Iterator[Check]:
         if self.wishes.pull:
             settings = self.settings
             table = routing_table(settings.upstreams, settings.default_upstream)
-            check = self._check(_MIRROR, "pull", serving.pull, url, self.wishes.image, table)
+            check = self._check(_MIRROR, "pull", serving.pull, place, self.wishes.image, table)
             yield replace(check, limit_seconds=serving.PULL_SECONDS, needs=(needs,))
 
     def _clients(self) -> Iterator[Check]:
@@ -162,9 +166,9 @@ class _Plan:
             yield self._check(_CLIENTS, "configuration", clients.none_found)
 
 
-def _port(address: ListenAddress, key: str, directory: Path) -> Verdict:
+def _port(address: ListenAddress, tls: ServerTls | None, key: str, directory: Path) -> Verdict:
     try:
         in_use = look_at(directory).in_use
     except OSError:
         in_use = None
-    return serving.port(address, key, in_use=in_use)
+    return serving.port(address, tls, key, in_use=in_use)

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mirror.cli.doctor.asking import NoAnswerError, Told, ask
+from mirror.cli.doctor.asking import NoAnswerError, Place, Told, ask
 from mirror.cli.doctor.finding import Verdict, doubtful, fine, left_out, wrong
 from mirror.cli.tables import counted, human_size
 from mirror.domain.errors import MirrorError
@@ -15,7 +15,7 @@ from mirror.domain.images import image_name, parse_image
 from mirror.domain.media import ACCEPT_MANIFESTS
 from mirror.domain.names import Digest, Reference, Repository
 from mirror.domain.routing import Table
-from mirror.settings import ListenAddress
+from mirror.settings import ListenAddress, ServerTls
 from mirror.web.listening import ListenError, listen
 
 PULL_SECONDS: Final = 10.0
@@ -28,18 +28,21 @@ _START: Final = "start it: `mirror serve`, or `systemctl start mirror`"
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
 
-def port(address: ListenAddress, key: str, *, in_use: bool | None) -> Verdict:
+def port(
+    address: ListenAddress, tls: ServerTls | None, key: str, *, in_use: bool | None
+) -> Verdict:
     """Tell whether an address is free, ours, or somebody else's.
 
     Args:
         address: Where the mirror listens, or will.
+        tls: Its certificate there, if it has one.
         key: ``server.listen`` or ``server.admin_listen``.
         in_use: Whether a mirror runs on the configured directory; ``None``: not known.
     """
     try:
         listen(address, key).close()
     except ListenError as error:
-        return _held(address, str(error), in_use=in_use)
+        return _held(address, tls, str(error), in_use=in_use)
     if in_use:
         return doubtful(
             f"{address} is free, although a mirror runs on this cache directory",
@@ -48,9 +51,11 @@ def port(address: ListenAddress, key: str, *, in_use: bool | None) -> Verdict:
     return fine(f"{address} is free: the mirror does not run")
 
 
-def _held(address: ListenAddress, trouble: str, *, in_use: bool | None) -> Verdict:
+def _held(
+    address: ListenAddress, tls: ServerTls | None, trouble: str, *, in_use: bool | None
+) -> Verdict:
     who = f"`ss -ltnp 'sport = :{address.port}'` tells who has it"
-    if not _is_mirror(f"http://{address.local()}"):
+    if not _is_mirror(Place.here(address, tls)):
         return wrong(f"{address}: {trouble}", who)
     if in_use is False:
         return doubtful(
@@ -60,20 +65,20 @@ def _held(address: ListenAddress, trouble: str, *, in_use: bool | None) -> Verdi
     return fine(f"{address} is held by the running mirror")
 
 
-def _is_mirror(url: str) -> bool:
+def _is_mirror(place: Place) -> bool:
     """Return whether a Mirror listens there, with its registry or with its admin side."""
     try:
-        if ask(f"{url}/v2/", ASK_SECONDS / 2).header("Server") == _SERVER:
+        if ask(place, "/v2/", ASK_SECONDS / 2).header("Server") == _SERVER:
             return True
-        return b"mirror_build_info" in ask(f"{url}/metrics", ASK_SECONDS / 2).body
+        return b"mirror_build_info" in ask(place, "/metrics", ASK_SECONDS / 2).body
     except NoAnswerError:
         return False
 
 
-def ready(admin_url: str, *, is_expected: bool) -> Verdict:
+def ready(admin: Place, *, is_expected: bool) -> Verdict:
     """Tell whether the mirror takes requests."""
     try:
-        told = ask(f"{admin_url}/readyz", ASK_SECONDS)
+        told = ask(admin, "/readyz", ASK_SECONDS)
     except NoAnswerError as error:
         said = f"it does not run ({error})"
         return wrong(said, _START) if is_expected else left_out(said, _START)
@@ -82,15 +87,17 @@ def ready(admin_url: str, *, is_expected: bool) -> Verdict:
     return wrong(f"it runs, but is not ready: {_reasons(told)}", "its log says more")
 
 
-def registry(url: str) -> Verdict:
+def registry(place: Place) -> Verdict:
     """Tell whether a Mirror answers at a URL."""
     try:
-        told = ask(f"{url}/v2/", ASK_SECONDS)
+        told = ask(place, "/v2/", ASK_SECONDS)
     except NoAnswerError as error:
         return wrong(str(error), "is the mirror running, and may this machine reach it?")
     if told.header("Server") != _SERVER:
-        return wrong(f"{url}/v2/ answers {told.status}, but not as a Mirror", "look at the address")
-    return fine(f"a Mirror answers at {url}")
+        return wrong(
+            f"{place.url}/v2/ answers {told.status}, but not as a Mirror", "look at the address"
+        )
+    return fine(f"a Mirror answers at {place.url}")
 
 
 def _reasons(told: Told) -> str:
@@ -101,7 +108,7 @@ def _reasons(told: Told) -> str:
         return f"status {told.status} {told.reason}"
 
 
-def pull(url: str, wanted: str | None, table: Table) -> Verdict:
+def pull(place: Place, wanted: str | None, table: Table) -> Verdict:
     """Pull a tiny image as a client does, and check every byte."""
     ends_at = time.monotonic() + PULL_SECONDS - 0.5
     try:
@@ -110,7 +117,7 @@ def pull(url: str, wanted: str | None, table: Table) -> Verdict:
         return wrong(f"{wanted!r}: {error}", "name an image of an upstream of this mirror")
     if chosen is None:
         return left_out("none of the usual images is mirrored here", "name one with --image")
-    return _Pull(url, *chosen, ends_at).run()
+    return _Pull(place, *chosen, ends_at).run()
 
 
 def _chosen_image(wanted: str | None, table: Table) -> tuple[Repository, Reference] | None:
@@ -128,7 +135,7 @@ def _chosen_image(wanted: str | None, table: Table) -> tuple[Repository, Referen
 class _Pull:
     """One image, on its way through a mirror."""
 
-    url: str
+    place: Place
     repository: Repository
     reference: Reference
     ends_at: float
@@ -144,6 +151,11 @@ class _Pull:
             size_bytes = sum(self._blob(each) for each in objects)
         except (NoAnswerError, _BrokenPullError) as error:
             return wrong(str(error), _PULL_REMEDY)
+        except _StrangerError:
+            return left_out(
+                "the mirror lets nobody pull without a name (server.auth)",
+                "pull with a client that has one",
+            )
         seconds = time.monotonic() - started
         return fine(
             f"{image_name(self.repository, self.reference)}: manifest, config and "
@@ -152,11 +164,13 @@ class _Pull:
         )
 
     def _ask(self, path: str, headers: dict[str, str], hasher: "hashlib._Hash") -> Told:
-        url = f"{self.url}/v2/{self.repository}/{path}"
+        path = f"/v2/{self.repository}/{path}"
         left_seconds = max(0.1, self.ends_at - time.monotonic())
-        told = ask(url, left_seconds, headers, see=hasher.update)
+        told = ask(self.place, path, left_seconds, headers, see=hasher.update)
+        if told.status == 401:
+            raise _StrangerError
         if told.status != 200:
-            raise _BrokenPullError(f"{url} answers {told.status}: {_error_of(told)}")
+            raise _BrokenPullError(f"{path} answers {told.status}: {_error_of(told)}")
         return told
 
     def _manifest(self, reference: str) -> tuple[dict[str, Any], str]:
@@ -178,6 +192,10 @@ class _Pull:
         told = self._ask(f"blobs/{digest}", {}, hasher)
         _same(str(digest), hasher, f"the blob {digest}")
         return told.size_bytes
+
+
+class _StrangerError(Exception):
+    """The mirror wants to know who asks, and the doctor is nobody."""
 
 
 class _BrokenPullError(Exception):

@@ -22,13 +22,15 @@ from mirror.cli.doctor.plan import Wishes, diagnose
 from mirror.cli.doctor.report import report
 from mirror.domain.client_mirrors import ClientFileError, mirrors_in
 from mirror.runtime.pools import Pool
-from mirror.settings import Cache, ListenAddress
+from mirror.settings import Admin, Cache, ListenAddress, Server
+from mirror.settings.server import Auth, AuthFile
 from mirror.settings.units import SizeOrShare
 from mirror.store import fitness
 from mirror.store.fitness import FileSystem
 from tests.fakes import faults
 from tests.fakes.answers import Answer, text
 from tests.fakes.auth import BasicGuard
+from tests.fakes.certificates import Authority
 from tests.fakes.content import image
 from tests.fakes.origin import Origin
 from tests.fakes.profiles import hub
@@ -36,7 +38,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.fakes.script import Fault
 from tests.fakes.tls import loopback_tls
 from tests.fakes.wire import Kind, Recorded
-from tests.harness import Mirror, mirror_of
+from tests.harness import ANY_PORT, Mirror, mirror_of
 from tests.unit.upstream.pulling import PASSWORD, REPOSITORY, USER, guarded
 
 IMAGE = image()
@@ -102,9 +104,10 @@ def with_date(seconds_ahead: float) -> Fault:
 
 
 async def running_mirror(
-    mirror: Mirror, folder: Path, registry: FakeRegistry
+    mirror: Mirror, folder: Path, registry: FakeRegistry, **server: object
 ) -> dict[str, Finding]:
-    server = {"listen": str(mirror.up.listen), "admin_listen": str(mirror.up.admin_listen)}
+    """Return the findings for a mirror that runs, with what else its section ``server`` says."""
+    server |= {"listen": str(mirror.up.listen), "admin_listen": str(mirror.up.admin_listen)}
     return await looked_at(
         folder,
         wishes={"image": f"{REPOSITORY}:v1"},
@@ -419,7 +422,7 @@ async def test_the_clock_is_told_by_upstreams(tmp_path: Path, upstream: FakeRegi
 async def port_looked_at(address: ListenAddress) -> Verdict:
     pool = Pool("test", 1, may_hang=True)
     try:
-        return await pool.run(serving.port, address, "server.listen", in_use=False)
+        return await pool.run(serving.port, address, None, "server.listen", in_use=False)
     finally:
         pool.close()
 
@@ -440,12 +443,12 @@ async def test_ports_of_another_mirror(mirror: Mirror) -> None:
 
 def test_a_port_that_is_free_although_the_mirror_runs() -> None:
     address = ListenAddress("127.0.0.1", 0)
-    assert serving.port(address, "server.listen", in_use=True).state is State.WARNING
-    assert serving.port(address, "server.listen", in_use=False).state is State.OK
+    assert serving.port(address, None, "server.listen", in_use=True).state is State.WARNING
+    assert serving.port(address, None, "server.listen", in_use=False).state is State.OK
 
 
 def test_an_address_that_is_not_ours() -> None:
-    verdict = serving.port(ListenAddress("192.0.2.1", 5000), "server.listen", in_use=False)
+    verdict = serving.port(ListenAddress("192.0.2.1", 5000), None, "server.listen", in_use=False)
     assert verdict.state is State.FAILED
 
 
@@ -690,6 +693,42 @@ async def test_wrong_bytes_are_found(tmp_path: Path, upstream: FakeRegistry, kin
         found = await looked_at(tmp_path, wishes={"url": liar.url, "image": f"{REPOSITORY}:v1"})
     assert found["the mirror/pull"].state is State.FAILED
     assert "other bytes than its digest names" in found["the mirror/pull"].found
+
+
+async def test_a_mirror_that_speaks_tls(tmp_path: Path, upstream: FakeRegistry) -> None:
+    upstream.push(REPOSITORY, IMAGE, tags=["v1"])
+    tls = Authority(tmp_path).server()
+    server = Server(
+        listen=ANY_PORT, admin_listen=ANY_PORT, tls=tls, admin=Admin(tls=tls),
+        shutdown_grace_seconds=1,
+    )  # fmt: skip
+    pair = {"certificate": str(tls.certificate), "key": str(tls.key)}
+    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}, server=server) as mirror:
+        here = await running_mirror(mirror, tmp_path, upstream, tls=pair, admin={"tls": pair})
+        wishes = {
+            "url": f"https://127.0.0.1:{mirror.port}",
+            "admin_url": mirror.admin_url.replace("http:", "https:"),
+            "image": f"{REPOSITORY}:v1",
+        }
+        doubted = await looked_at(tmp_path, wishes=wishes)
+        believed = await looked_at(tmp_path, wishes={**wishes, "insecure": True})
+    assert here["this machine/port"].state is State.OK
+    assert here["this machine/admin port"].state is State.OK
+    assert here["the mirror/pull"].state is State.OK
+    assert "certificate" in doubted["the mirror/registry"].found
+    assert set(states(believed).values()) == {State.OK}
+
+
+async def test_a_mirror_that_wants_to_know_who_pulls(
+    tmp_path: Path, upstream: FakeRegistry
+) -> None:
+    (tmp_path / "tokens").write_text("somebody:0123456789abcdef0123456789abcdef\n")
+    auth = Auth(tokens=AuthFile(file=tmp_path / "tokens"))
+    server = Server(listen=ANY_PORT, admin_listen=ANY_PORT, auth=auth, shutdown_grace_seconds=1)
+    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}, server=server) as mirror:
+        found = await elsewhere(mirror, tmp_path)
+    assert found["the mirror/registry"].state is State.OK
+    assert found["the mirror/pull"].state is State.SKIPPED
 
 
 # --- clients ----------------------------------------------------------------------------------
