@@ -64,6 +64,7 @@ class Services:
             upstreams=self.upstreams,
             fills=self.fills,
             policies=policies,
+            tier=tools.tier,
             range_wait_seconds=settings.fill.range_wait_seconds,
         )
         self.lists = Lists(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
@@ -37,6 +38,7 @@ ACCEPT_MANIFESTS: Final = ", ".join(
 Source: PROTOCOL C5; ghcr.io and distribution answer 404 to a narrower one.
 """
 
+_REMEMBERED_MAX_CHARS: Final = 2048
 _NO_WEIGHT: Final = re.compile(r"q\s*=\s*0(\.0*)?")
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")
 
@@ -61,6 +63,13 @@ def accepts(accept_lines: Iterable[str], media_type: str) -> bool:
 
     Source: RFC 9110 section 12.5.1.
     """
+    lines = tuple(accept_lines)
+    if sum(map(len, lines)) > _REMEMBERED_MAX_CHARS:
+        return _read(lines, media_type)
+    return _remembered(lines, media_type)
+
+
+def _read(accept_lines: tuple[str, ...], media_type: str) -> bool:
     ranges = [part for line in accept_lines for part in line.split(",") if part.strip()]
     if not ranges:
         return True
@@ -70,6 +79,10 @@ def accepts(accept_lines: Iterable[str], media_type: str) -> bool:
         if allowed:
             return any(allowed)
     return False
+
+
+_remembered: Final = lru_cache(maxsize=1024)(_read)
+"""A client always sends the same lines."""
 
 
 def _range(text: str) -> tuple[str, bool]:

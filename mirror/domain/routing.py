@@ -20,6 +20,8 @@ _OBJECT: Final = re.compile(
 )
 _API: Final = re.compile(r"(?P<prefix>(?:/[^/]+)*?)/v2(?:/(?P<rest>.*))?", re.DOTALL)
 _HUB: Final = "docker.io"
+_ROUTES_MAX: Final = 4096
+_KEY_MAX_CHARS: Final = 1024
 
 
 class Kind(StrEnum):
@@ -127,6 +129,26 @@ class Table:
             raise NameUnknownError(f"this mirror has no upstream {first[:256]!r}")
         host = host.lower()
         return self.hosts.get(host) or self.hosts.get(host.rpartition(":")[0]) or self.default
+
+
+class Routes:
+    """What has been parsed lately: nodes ask for the same few things over and over."""
+
+    def __init__(self) -> None:
+        self._table: Table | None = None
+        self._known: dict[tuple[str, str, str], Route] = {}
+
+    def of(self, table: Table, raw_path: str, raw_query: str, host: str) -> Route:
+        """Return, and raise, what ``table.parse`` does."""
+        if table is not self._table or len(self._known) >= _ROUTES_MAX:
+            self._table, self._known = table, {}
+        key = raw_path, raw_query, host
+        route = self._known.get(key)
+        if route is None:
+            route = table.parse(raw_path, raw_query, host)
+            if len(raw_path) + len(raw_query) + len(host) <= _KEY_MAX_CHARS:
+                self._known[key] = route
+        return route
 
 
 def _split(raw_path: str, raw_query: str) -> tuple[str, str]:

@@ -4,10 +4,12 @@ JSON for machines, or ``console`` for people; both through structlog, also for w
 libraries log by the standard library.
 """
 
+import asyncio
 import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, TextIO
 
@@ -106,6 +108,58 @@ def _line(text: str, forbidden: re.Pattern[str] = _CONTROL) -> str:
     return forbidden.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def clean(text: str) -> str:
+    """Return free text as it may stand in a line: no secret, no escape sequence."""
+    return _clean("", text)
+
+
+class _Lines:
+    """Writes whole lines for ``line``, those of one turn of the event loop at once."""
+
+    def __init__(self, handler: "logging.StreamHandler[TextIO]", level: int) -> None:
+        self._handler = handler
+        self._level = level
+        self._waiting: list[str] = []
+
+    def add(self, level: int, event: dict[str, object]) -> None:
+        if level < self._level:
+            return
+        self._waiting.append(msgspec.json.encode(event).decode())
+        if len(self._waiting) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(self._write)
+            except RuntimeError:  # no loop, no turns
+                self._write()
+
+    def _write(self) -> None:
+        lines, self._waiting = self._waiting, []
+        self._handler.acquire()
+        try:
+            self._handler.stream.write("\n".join(lines) + "\n")
+            self._handler.stream.flush()
+        except (OSError, ValueError):
+            pass  # as logging does: who reads the log has gone, which is no reason to stop
+        finally:
+            self._handler.release()
+
+
+_lines: _Lines | None = None
+"""Set while the format is JSON; people at a console do not have that many requests."""
+
+
+def line(room: str, level: int, event: str, fields: dict[str, object]) -> None:
+    """Log one line whose *fields* are clean already, for what is logged at every request.
+
+    The result is that of structlog, which needs as long for it as the rest of a request does.
+    """
+    if _lines is None:
+        get_logger(room).log(level, event, **fields)
+        return
+    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    name = logging.getLevelName(level).lower()
+    _lines.add(level, {**fields, "event": event, "level": name, "timestamp": at})
+
+
 def _encode(event: object, **_options: object) -> str:
     return msgspec.json.encode(event, enc_hook=str).decode()
 
@@ -131,7 +185,9 @@ def configure(log_format: Format, level: str, stream: TextIO | None = None) -> N
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
+    global _lines  # noqa: PLW0603 -- as structlog's own configuration, it is the process's
     handler = logging.StreamHandler(stream or sys.stderr)
+    _lines = _Lines(handler, logging.getLevelName(level.upper())) if log_format == "json" else None
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]

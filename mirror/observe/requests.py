@@ -1,9 +1,11 @@
 """The last requests on the registry listener, for whoever wants to know what happened."""
 
 from collections import deque
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final, Protocol, Self
 
 import msgspec
+from prometheus_client import Counter, Histogram
 
 from mirror.observe.metrics import Metrics
 from mirror.observe.traffic import Traffic
@@ -78,6 +80,7 @@ class Ledger:
         self._metrics = metrics
         self._past = past
         self._traffic = traffic
+        self._series: dict[tuple[str, str, str, int], _Series] = {}
 
     def record(self, request: PastRequest) -> None:
         """Count a request and remember it for a while."""
@@ -85,10 +88,36 @@ class Ledger:
         is_pull = request.kind == "manifest" and request.method == "GET"
         upstream = request.upstream if is_pull and request.status in {200, 206} else None
         self._traffic.answered(request.sent_bytes, pulled_from=upstream)
-        metrics, kind, result = self._metrics, request.kind, request.result
-        metrics.requests.labels(request.upstream, kind, result, str(request.status)).inc()
-        metrics.request_seconds.labels(kind, result).observe(request.seconds)
+        series = self._series_of(request)
+        series.requests.inc()
+        series.seconds.observe(request.seconds)
         if request.waited_seconds is not None:
-            metrics.first_byte_seconds.labels(kind, result).observe(request.waited_seconds)
+            series.first_byte_seconds.observe(request.waited_seconds)
         if request.sent_bytes:
-            metrics.client_bytes.labels(request.upstream, result).inc(request.sent_bytes)
+            series.sent_bytes.inc(request.sent_bytes)
+
+    def _series_of(self, request: PastRequest) -> "_Series":
+        key = request.upstream, request.kind, request.result, request.status
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = _Series.of(self._metrics, *key)
+        return series
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """Where a request of some labels is counted: finding these costs more than counting."""
+
+    requests: Counter
+    seconds: Histogram
+    first_byte_seconds: Histogram
+    sent_bytes: Counter
+
+    @classmethod
+    def of(cls, metrics: Metrics, upstream: str, kind: str, result: str, status: int) -> Self:
+        return cls(
+            metrics.requests.labels(upstream, kind, result, str(status)),
+            metrics.request_seconds.labels(kind, result),
+            metrics.first_byte_seconds.labels(kind, result),
+            metrics.client_bytes.labels(upstream, result),
+        )

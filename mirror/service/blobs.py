@@ -1,13 +1,14 @@
 """A blob for a repository: from the store, from a fill, or past the cache."""
 
 import asyncio
-from typing import Literal
+from typing import Final, Literal
 
 from mirror.domain.errors import MirrorError, OverloadedError, UpstreamTimeoutError
 from mirror.domain.manifests import LinkKind
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Result
+from mirror.runtime.recent import MemoryTier, Recent
 from mirror.runtime.single_flight import SingleFlight
 from mirror.service.policies import Policies
 from mirror.service.served import Served
@@ -17,9 +18,11 @@ from mirror.store.store import Store, StoredObject
 from mirror.transfer.bodies import FillBody, StoredBody
 from mirror.transfer.bypass import PassthroughBody
 from mirror.transfer.fills import Fills
-from mirror.transfer.parts import Arriving
+from mirror.transfer.parts import Arriving, ReadyBody
 from mirror.upstream.upstreams import Upstreams
 
+SMALL_BYTES: Final = 64 * 1024
+"""Up to this size objects are kept in memory while they are hot."""
 _log = get_logger("service")
 
 
@@ -33,6 +36,7 @@ class Blobs:
         upstreams: Upstreams,
         fills: Fills,
         policies: Policies,
+        tier: MemoryTier,
         range_wait_seconds: float,
     ) -> None:
         self._store = store
@@ -41,6 +45,7 @@ class Blobs:
         self._policies = policies
         self.range_wait_seconds = range_wait_seconds
         self._flights: SingleFlight[tuple[str, Repository, Digest], int | None] = SingleFlight()
+        self._small: Recent[bytes] = Recent(tier, "small", lambda content: len(content) + 200)
 
     async def open(self, repository: Repository, digest: Digest) -> tuple[Arriving, Served]:
         """Return a body whose size is known if it can be; the caller closes it.
@@ -52,6 +57,10 @@ class Blobs:
         scope = self._upstreams.scope(repository)
         link = await self._store.facts.link(repository, digest, LinkKind.BLOB)
         if _counts(link, scope):
+            content = await self._in_memory(digest, scope)
+            if content is not None:
+                self._store.touch(digest)
+                return ReadyBody(content), Served(Result.HIT)
             stored = await self._store.open(digest, scope)
             if stored is not None:
                 return self._from_store(stored, digest)
@@ -128,6 +137,20 @@ class Blobs:
             await self._store.answered_blob(repository, digest, scope, size_bytes)
         except OSError as error:
             _log.error("an answer could not be kept", repository=str(repository), reason=str(error))
+
+    async def _in_memory(self, digest: Digest, scope: str) -> bytes | None:
+        """Return the bytes of a small object that is here: configurations above all."""
+        row = await self._store.facts.object(digest)
+        if row is None or not 0 < row.size_bytes <= SMALL_BYTES:
+            return None
+        if not row.visible_in(scope, ANONYMOUS_SCOPE):
+            return None
+        content = self._small.peek(digest)
+        if content is None:
+            content = await self._store.content(digest, scope)
+            if content is not None:
+                await self._small.put(digest, content)
+        return content
 
     # --- bodies ------------------------------------------------------------------------------
 

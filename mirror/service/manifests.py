@@ -79,7 +79,7 @@ class Manifests:
             MirrorError: upstream's own word, or trouble without a usable copy.
         """
         self._policies.check(repository)
-        missing = await self._missing.get(self._key(repository, reference))
+        missing = self._missing.peek(self._key(repository, reference))
         if missing is not None:
             raise missing.with_traceback(None)
         try:
@@ -126,9 +126,9 @@ class Manifests:
         What is not here will be asked for next: upstream has just been seen alive, or it is
         not promised.
         """
-        if await self._completeness.of(repository, manifest, self._scope(repository)):
+        if self._upstreams.of(repository).silent_seconds <= _SEEN_ALIVE_SECONDS:
             return True
-        return self._upstreams.of(repository).silent_seconds <= _SEEN_ALIVE_SECONDS
+        return await self._completeness.of(repository, manifest, self._scope(repository))
 
     async def _local(self, repository: Repository, digest: Digest) -> Manifest | None:
         """Return a stored manifest that a link of this repository allows to be served."""

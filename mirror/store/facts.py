@@ -83,7 +83,7 @@ class Facts:
             await self._recent.drop(key)
 
     async def _get(self, key: str, kind: type[R]) -> R | None:
-        found = await self._recent.get(key)
+        found = self._recent.peek(key)
         if isinstance(found, kind):
             return found
         writes = self._writes

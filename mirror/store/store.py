@@ -137,7 +137,7 @@ class Store:
         """Return a stored manifest of a repository; the caller has checked the link."""
         if not await self.has(digest, scope):
             return None
-        manifest = await self._manifests.get((repository, digest))
+        manifest = self._manifests.peek((repository, digest))
         if manifest is None:
             manifest = await self._load_manifest(repository, digest, scope)
         if manifest is not None and self._uses.touch(digest):

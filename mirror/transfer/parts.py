@@ -46,3 +46,22 @@ class Arriving(Body, Protocol):
             MirrorError: it will not be stored.
         """
         ...
+
+
+class ReadyBody:
+    """A small object that is in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.size_bytes: int | None = len(content)
+
+    async def parts(self, span: Span | None) -> AsyncGenerator[FilePart | bytes, None]:
+        """Yield the bytes."""
+        yield self.content if span is None else self.content[span.start : span.stop]
+
+    async def arrivals(self) -> AsyncGenerator[int, None]:
+        """Yield the size: all of it is here."""
+        yield len(self.content)
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""

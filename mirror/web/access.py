@@ -3,16 +3,18 @@
 aiohttp's access logger is the place: it runs when the last byte is out.
 """
 
+import logging
 import time
+from typing import Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from mirror.observe.logs import get_logger
+from mirror.observe.logs import clean, line
 from mirror.observe.requests import PastRequest, Recorder
-from mirror.web.exchange import facts_of
+from mirror.web.exchange import Facts, facts_of
 
-_log = get_logger("access")
+_ROOM: Final = "access"
 
 
 def access_logger(recorder: Recorder) -> type[AbstractAccessLogger]:
@@ -24,21 +26,22 @@ def access_logger(recorder: Recorder) -> type[AbstractAccessLogger]:
         def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
             """Record that *request* was answered, *time* seconds after its head came."""
             facts = facts_of(request)
-            recorder.record(_past(request, response, time))
+            recorder.record(_past(request, response, time, facts))
+            fields = _fields(request, response, time, facts)
             if facts.cut:
-                _log.warning("answer cut short", **_fields(request, response, time))
+                line(_ROOM, logging.WARNING, "answer cut short", fields)
             elif facts.left:
-                _log.info("client left", **_fields(request, response, time))
+                line(_ROOM, logging.INFO, "client left", fields)
             else:
-                _log.info("request", **_fields(request, response, time))
+                line(_ROOM, logging.INFO, "request", fields)
 
     return AccessLog
 
 
 def _fields(
-    request: web.BaseRequest, response: web.StreamResponse, seconds: float
+    request: web.BaseRequest, response: web.StreamResponse, seconds: float, facts: Facts
 ) -> dict[str, object]:
-    facts = facts_of(request)
+    # Names have been checked against their grammar; what clients may write freely is cleaned.
     fields: dict[str, object] = {
         "request_id": facts.request_id,
         "client": request.remote,
@@ -51,24 +54,25 @@ def _fields(
         "result": facts.result.value,
         "sent_bytes": facts.sent_bytes,
         "seconds": round(seconds, 6),
-        "user_agent": request.headers.get("User-Agent", "")[:200],
+        "user_agent": clean(request.headers.get("User-Agent", "")[:200]),
     }
     if facts.trail.endpoint:
         fields |= {"endpoint": facts.trail.endpoint, "pulls": facts.trail.pulls}
     if facts.identity is not None:
-        fields["user"] = facts.identity.user
+        fields["user"] = clean(facts.identity.user)
     if facts.certificate is not None:
-        fields["certificate"] = facts.certificate.subject[:200]
+        fields["certificate"] = clean(facts.certificate.subject[:200])
     if facts.error:
-        fields["error"] = facts.error
+        fields["error"] = clean(facts.error)
     if not facts.repository:
         # As it came: decoded it may hold what a terminal takes for a command (PROTOCOL S19).
-        fields["path"] = request.raw_path.partition("?")[0][:500]
+        fields["path"] = clean(request.raw_path.partition("?")[0][:500])
     return fields
 
 
-def _past(request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> PastRequest:
-    facts = facts_of(request)
+def _past(
+    request: web.BaseRequest, response: web.StreamResponse, seconds: float, facts: Facts
+) -> PastRequest:
     return PastRequest(
         time.time(),
         facts.request_id,

@@ -1,5 +1,6 @@
 """One request and its answer on the registry listener: the facts, the headers, the bytes."""
 
+import itertools
 import re
 import secrets
 import time
@@ -17,6 +18,8 @@ from mirror.runtime.trail import Trail
 from mirror.service.served import Served
 from mirror.web.connections import Connection
 
+_PROCESS: Final = secrets.token_hex(4)
+_numbers: Final = itertools.count(1)
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _RESULT_WORDS: Final = {
     Result.HIT: "hit",
@@ -67,7 +70,7 @@ def facts_of(request: web.BaseRequest) -> Facts:
     facts = request.get(FACTS)
     if facts is None:
         given = request.headers.get("X-Request-Id", "")
-        facts = Facts(given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
+        facts = Facts(given if _REQUEST_ID.fullmatch(given) else f"{_PROCESS}{next(_numbers):08x}")
         if isinstance(request.protocol, Connection):
             facts.certificate = request.protocol.certificate
         request[FACTS] = facts

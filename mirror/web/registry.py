@@ -16,16 +16,17 @@ from mirror.domain.errors import (
 from mirror.domain.media import accepts
 from mirror.domain.names import Digest, Repository
 from mirror.domain.ranges import Span, Unsatisfiable, select
-from mirror.domain.routing import Kind, Route, Table
+from mirror.domain.routing import Kind, Route, Routes, Table
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Result
 from mirror.runtime import trail, via
 from mirror.service.ports import BlobSource, Listing, ListSource, ManifestSource, Patience
 from mirror.service.served import Served
-from mirror.transfer.parts import Body, FilePart
+from mirror.transfer.parts import Body, FilePart, ReadyBody
 from mirror.web.errors import code_of, error_body, error_headers, status_of
 from mirror.web.exchange import Facts, error_status, facts_of, served_headers
 from mirror.web.guard import TOKEN_PATH, Guard, GuardTerms
+from mirror.web.ready import Ready, fits
 from mirror.web.sending import Sender
 from mirror.web.token_endpoint import issue
 
@@ -62,6 +63,7 @@ class RegistryApi:
         self._sender = sender
         self.catalog_is_open = catalog
         self._policies = policies
+        self._routes = Routes()
         self._handlers: dict[Kind, Handler] = {
             Kind.PING: self._ping,
             Kind.MANIFEST: self._manifest,
@@ -102,7 +104,7 @@ class RegistryApi:
             raise LoopError
         via.incoming.set(chain)
         facts.trail = trail.begin()
-        route = self._table().parse(path, query, request.headers.get(hdrs.HOST, ""))
+        route = self._routes.of(self._table(), path, query, request.headers.get(hdrs.HOST, ""))
         facts.kind = route.kind
         if route.repository is not None:
             facts.upstream, facts.repository = route.repository.upstream, route.repository.name
@@ -165,6 +167,8 @@ class RegistryApi:
         body, served = await self._blobs.open(repository, digest)
         facts.result = served.result
         headers |= served_headers(served)
+        if isinstance(body, ReadyBody):
+            return await self._content(request, facts, headers, body.content)
         try:
             return await self._send_blob(request, facts, headers, body)
         finally:
@@ -258,9 +262,12 @@ class RegistryApi:
 
 def _answer(
     request: web.BaseRequest, facts: Facts, status: int, headers: dict[str, str], body: bytes
-) -> web.Response:
+) -> web.StreamResponse:
     """Return a small answer; to a HEAD it has the length of the body but no body."""
-    response = web.Response(status=status, headers={**headers, **_common(facts)})
+    headers = {**headers, **_common(facts)}
+    if status < 400 and fits(request):
+        return _ready(request, facts, status, headers, body)
+    response = web.Response(status=status, headers=headers)
     if status != 304:
         response.body = body  # to a HEAD, aiohttp sends its length alone
         if status < 400 and request.method == "GET":
@@ -269,13 +276,27 @@ def _answer(
     return response
 
 
+def _ready(
+    request: web.BaseRequest, facts: Facts, status: int, headers: dict[str, str], body: bytes
+) -> Ready:
+    if status == 304:
+        body = b""
+    else:
+        headers["Content-Length"] = str(len(body))
+    if request.method == "HEAD":
+        body = b""
+    facts.sent_bytes = len(body)
+    facts.head_is_out()
+    return Ready(status, headers, body)
+
+
 def _error(
     request: web.BaseRequest,
     facts: Facts,
     status: int,
     code: ErrorCode,
     headers: dict[str, str],
-) -> web.Response:
+) -> web.StreamResponse:
     """Return the JSON of an error; what is said is what was noted for the log."""
     own = {"Content-Type": "application/json", "Cache-Status": error_status(code)}
     return _answer(request, facts, status, {**own, **headers}, error_body(code, facts.error))
@@ -300,7 +321,7 @@ def _blob_head(
 
 def _unsatisfiable(
     request: web.BaseRequest, facts: Facts, headers: dict[str, str], size_bytes: int | None
-) -> web.Response:
+) -> web.StreamResponse:
     facts.result = Result.ERROR
     kept = {name: headers[name] for name in ("Cache-Status", "Docker-Content-Digest")}
     kept["Content-Range"] = f"bytes */{size_bytes}"
