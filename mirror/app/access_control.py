@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterator
 from functools import partial as bound
 from pathlib import Path
+from typing import Final
 
 from mirror.app.tools import Tools
+from mirror.domain.access import wanted_claims
+from mirror.domain.claims import ClaimRules
 from mirror.domain.htpasswd import Parsed, parse_htpasswd, parse_tokens
 from mirror.runtime.fingerprints import Fingerprints
 from mirror.service.authentication import (
@@ -14,13 +17,19 @@ from mirror.service.authentication import (
     StaticTokens,
     read_reporting,
 )
+from mirror.service.identity_tokens import KeyRing, KubernetesTokens, OidcTokens
 from mirror.service.passes import Passes
 from mirror.service.policies import Policies
 from mirror.service.verification import Verification
 from mirror.service.watched_file import WatchedFile
-from mirror.settings import Auth, Settings
+from mirror.settings import Auth, KubernetesAuth, Oidc, Settings, UpstreamTls
+from mirror.upstream.clouds.calls import Calls
+from mirror.upstream.identity import KubernetesApi, review, signing_keys
 from mirror.upstream.upstreams import Upstreams
 from mirror.web.guard import Guard, GuardTerms
+
+_MOUNTED: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""What Kubernetes mounts into every Pod."""
 
 
 class AccessControl:
@@ -46,6 +55,8 @@ class AccessControl:
         self._tools = tools
         self._fingerprints = Fingerprints(key)
         self._auth: Auth | None = None
+        self._calls = Calls(tools.pools.dns)
+        self._asking: list[OidcTokens | KubernetesTokens] = []
         self.verification = Verification(
             upstreams, policies, tools.tier, self._fingerprints, tools.clock
         )
@@ -63,8 +74,11 @@ class AccessControl:
         self.guard.passes.lifetime_seconds = (auth or Auth()).token_ttl_seconds
 
     async def close(self) -> None:
-        """Stop asking registries."""
+        """Stop asking registries and identity providers."""
         await self.verification.close()
+        for source in self._asking:
+            await source.close()
+        await self._calls.close()
 
     def _terms(self, auth: Auth) -> GuardTerms:
         if not auth.takes_credentials and not auth.rules:
@@ -79,7 +93,40 @@ class AccessControl:
             yield Passwords(file, pools.passwords, tier, self._fingerprints)
         if auth.tokens is not None:
             yield StaticTokens(self._watched(auth.tokens.file, parse_tokens), self._fingerprints)
+        claims = wanted_claims(auth.decisive_rules)
+        asking = [self._oidc(each, claims) for each in auth.oidc]
+        self._asking += asking
+        yield from asking
+        if auth.kubernetes is not None:
+            reviewing = self._kubernetes(auth.kubernetes)
+            self._asking.append(reviewing)
+            yield reviewing
 
     def _watched(self, path: Path, parse: Callable[[str], Parsed]) -> WatchedFile[Parsed]:
         read = bound(read_reporting, path, parse)
         return WatchedFile(path, read, Parsed(), self._tools.pools.admin, self._tools.clock)
+
+    def _oidc(self, oidc: Oidc, claims: frozenset[str]) -> OidcTokens:
+        rules = ClaimRules(
+            issuer=oidc.issuer,
+            audience=oidc.audience,
+            required=oidc.claims,
+            username_claim=oidc.username_claim,
+            groups_claim=oidc.groups_claim,
+            prefix=oidc.prefix,
+            wanted=claims,
+        )
+        fetch = bound(signing_keys, self._calls, oidc.issuer, UpstreamTls(ca=oidc.ca))
+        clock = self._tools.clock
+        return OidcTokens(rules, KeyRing(oidc.issuer, fetch, clock), clock)
+
+    def _kubernetes(self, kubernetes: KubernetesAuth) -> KubernetesTokens:
+        ca = kubernetes.ca or (_MOUNTED / "ca.crt" if (_MOUNTED / "ca.crt").exists() else None)
+        api = KubernetesApi(
+            kubernetes.url.rstrip("/"),
+            kubernetes.token_file or _MOUNTED / "token",
+            UpstreamTls(ca=ca),
+            self._tools.pools.admin,
+        )
+        ask = bound(review, self._calls, api, audience=kubernetes.audience)
+        return KubernetesTokens(ask, self._tools.tier, self._fingerprints)

@@ -1,6 +1,7 @@
 """Settings of the two listeners and of who may use them."""
 
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -68,17 +69,38 @@ class Oidc(Section):
 
     issuer: WebUrl
     """URL of the issuer."""
-    audience: str
+    audience: Annotated[str, Field(min_length=1)]
     """Audience a token must be meant for."""
     claims: dict[str, str] = Field(default_factory=dict)
     """Claims a token must carry."""
+    username_claim: Annotated[str, Field(min_length=1)] = "sub"
+    """Claim with what a rule calls `user:`."""
+    groups_claim: Annotated[str, Field(min_length=1)] = "groups"
+    """Claim with what a rule calls `group:`."""
+    prefix: str = ""
+    """Put before both, so that they are not taken for users of another source."""
+    ca: ReadableFile | None = None
+    """PEM file with authorities that are trusted besides those of the system."""
+
+    @model_validator(mode="after")
+    def _is_protected(self) -> Self:
+        url = urlsplit(self.issuer)
+        if url.scheme != "https" and not ListenAddress(url.hostname or "", 0).is_loopback:
+            raise ValueError("an issuer needs https: its keys decide who is let in")
+        return self
 
 
 class KubernetesAuth(Section):
     """Service account tokens, checked by TokenReview."""
 
-    audience: str
+    audience: Annotated[str, Field(min_length=1)]
     """Audience a token must be meant for."""
+    url: WebUrl = "https://kubernetes.default.svc"
+    """URL of the API server."""
+    ca: ReadableFile | None = None
+    """PEM file with its authority. Default: what is mounted into every Pod."""
+    token_file: ReadableFile | None = None
+    """File with the mirror's own token for it. Default: what is mounted into every Pod."""
 
 
 class AuthRule(Section):
@@ -120,9 +142,9 @@ class Auth(Section):
     """Users with bcrypt passwords."""
     tokens: AuthFile | None = None
     """Static bearer tokens: lines `name:token` or `name:token:group,group`."""
-    oidc: Annotated[tuple[Oidc, ...], Later()] = ()
+    oidc: tuple[Oidc, ...] = ()
     """Identity providers."""
-    kubernetes: Annotated[KubernetesAuth | None, Later()] = None
+    kubernetes: KubernetesAuth | None = None
     """Kubernetes service accounts."""
     rules: tuple[AuthRule, ...] = ()
     """Who may pull what; without any rule, whoever proves who he is may pull everything."""

@@ -18,6 +18,7 @@ from mirror.domain.access import (
     pull_scopes,
     wanted_claims,
 )
+from mirror.domain.claims import ClaimRules
 from mirror.domain.credentials import Basic, Bearer, MalformedError, parse_authorization
 from mirror.domain.htpasswd import parse_htpasswd, parse_tokens
 from mirror.domain.names import Repository
@@ -122,6 +123,22 @@ def test_authorization() -> None:
 def test_any_header_is_read_or_refused(lines: list[str]) -> None:
     with suppress(MalformedError):
         parse_authorization(lines)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=100)
+@given(st.dictionaries(st.sampled_from(["iss", "aud", "exp", "nbf", "sub", "groups"]), JSON))
+def test_any_claims_are_read_or_refused(claims: dict[str, object]) -> None:
+    rules = ClaimRules(issuer="https://i", audience="mirror", required={})
+    assert rules.identity(claims, 0.0) is None, "no such claims name this issuer"
+    named = rules.identity({**claims, "iss": "https://i", "aud": "mirror", "exp": 1, "nbf": 0}, 0.0)
+    assert named is None or named.user == claims["sub"]
 
 
 HASH = "$2y$05$" + "a" * 53

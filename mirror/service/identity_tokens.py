@@ -1,0 +1,182 @@
+"""Tokens of others: of OpenID issuers, checked by their keys, and of Kubernetes, by its word."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import jwt
+
+from mirror.domain.access import Identity
+from mirror.domain.claims import ClaimRules
+from mirror.domain.credentials import Bearer, Credential
+from mirror.domain.errors import UpstreamTroubleError
+from mirror.observe.logs import get_logger
+from mirror.runtime.clock import Clock
+from mirror.runtime.fingerprints import Fingerprints
+from mirror.runtime.recent import MemoryTier, Recent
+from mirror.runtime.single_flight import SingleFlight
+from mirror.upstream.identity import Reviewed
+
+ALGORITHMS: Final = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA"),
+)
+"""Signatures by a private key only: with a shared one, its public half would be a secret."""
+KEYS_SECONDS: Final = 3600.0
+LOOK_AGAIN_SECONDS: Final = 30.0
+"""How often an unknown key may make us ask for the keys."""
+_KINDS: Final = frozenset({"RSA", "EC", "OKP"})
+_REVIEWED_SECONDS: Final = 60.0
+_REFUSED_SECONDS: Final = 10.0
+_ENTRY_BYTES: Final = 1000
+_JWT_MAX_CHARS: Final = 16 * 1024
+_log = get_logger("auth")
+
+FetchKeys = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
+Review = Callable[[str], Awaitable[Reviewed | None]]
+
+
+def shown_token(credential: Credential) -> str | None:
+    """Return the JSON Web Token that is shown: as Bearer, or as the password of any user."""
+    text = credential.token if isinstance(credential, Bearer) else credential.password
+    return text if text.count(".") == 2 and len(text) <= _JWT_MAX_CHARS else None
+
+
+class KeyRing:
+    """The keys of an issuer: fetched at the first token, once an hour, and for a new key."""
+
+    def __init__(self, issuer: str, fetch: FetchKeys, clock: Clock) -> None:
+        self._issuer = issuer
+        self._fetch = fetch
+        self._clock = clock
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched_at: float | None = None
+        self._tried_at: float | None = None
+        self._flights: SingleFlight[str, None] = SingleFlight()
+
+    async def find(self, name: str | None) -> jwt.PyJWK | None:
+        """Return the key that a token names; without a name, the only one there is.
+
+        Raises:
+            UpstreamTroubleError: the issuer's keys have never been had.
+        """
+        is_old = self._fetched_at is None or self._age(self._fetched_at) > KEYS_SECONDS
+        if is_old or (name is not None and name not in self._keys):
+            await self._look_again()
+        if name is None:
+            return next(iter(self._keys.values())) if len(self._keys) == 1 else None
+        return self._keys.get(name)
+
+    async def close(self) -> None:
+        """Stop asking."""
+        await self._flights.close()
+
+    async def _look_again(self) -> None:
+        if self._tried_at is not None and self._age(self._tried_at) < LOOK_AGAIN_SECONDS:
+            if self._fetched_at is None and not self._flights.is_running(self._issuer):
+                raise UpstreamTroubleError(f"identity provider {self._issuer} has not answered")
+            if not self._flights.is_running(self._issuer):
+                return
+        try:
+            await self._flights.do(self._issuer, self._refresh)
+        except UpstreamTroubleError as error:
+            _log.warning("the keys of an identity provider cannot be had", reason=str(error))
+            if self._fetched_at is None:
+                raise error.with_traceback(None) from None
+
+    async def _refresh(self) -> None:
+        self._tried_at = self._clock.monotonic()
+        self._keys = _usable(await self._fetch())
+        self._fetched_at = self._clock.monotonic()
+
+    def _age(self, at: float) -> float:
+        return self._clock.monotonic() - at
+
+
+def _usable(keys: Sequence[Mapping[str, Any]]) -> dict[str, jwt.PyJWK]:
+    found = {}
+    for key in keys:
+        if key.get("kty") in _KINDS and key.get("use", "sig") == "sig":
+            try:
+                found[str(key.get("kid", ""))] = jwt.PyJWK.from_dict(dict(key))
+            except jwt.PyJWTError:
+                continue  # of a kind that is not known here
+    return found
+
+
+class OidcTokens:
+    """Tokens of one issuer."""
+
+    def __init__(self, rules: ClaimRules, keys: KeyRing, clock: Clock) -> None:
+        self._rules = rules
+        self._keys = keys
+        self._clock = clock
+
+    async def identify(self, credential: Credential) -> Identity | None:
+        """Return the holder of a token of this issuer.
+
+        Raises:
+            UpstreamTroubleError: the issuer's keys cannot be had.
+        """
+        token = shown_token(credential)
+        if token is None:
+            return None
+        try:
+            # Only to find the key: nothing of it counts before the signature has been checked.
+            unsafe = jwt.decode_complete(token, options={"verify_signature": False})
+        except jwt.PyJWTError:
+            return None
+        header, said = unsafe["header"], unsafe["payload"]
+        if said.get("iss") != self._rules.issuer or header.get("alg") not in ALGORITHMS:
+            return None
+        name = header.get("kid")
+        key = await self._keys.find(name if isinstance(name, str) else None)
+        return None if key is None else self._holder(token, key)
+
+    async def close(self) -> None:
+        """Stop asking for keys."""
+        await self._keys.close()
+
+    def _holder(self, token: str, key: jwt.PyJWK) -> Identity | None:
+        try:
+            claims = jwt.decode(token, key, algorithms=list(ALGORITHMS), options=_SIGNATURE_ONLY)
+        except jwt.PyJWTError:
+            return None
+        return self._rules.identity(claims, self._clock.wall())
+
+
+_SIGNATURE_ONLY: Final[Any] = {
+    "verify_signature": True,
+    # By ``ClaimRules``, with our own clock.
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+}
+
+
+class KubernetesTokens:
+    """Service account tokens by TokenReview; its word is believed for a minute."""
+
+    def __init__(self, review: Review, tier: MemoryTier, fingerprints: Fingerprints) -> None:
+        self._review = review
+        self._fingerprints = fingerprints
+        self._known: Recent[Reviewed | bool] = Recent(tier, "review", lambda _: _ENTRY_BYTES)
+        self._flights: SingleFlight[bytes, Reviewed | None] = SingleFlight()
+
+    async def identify(self, credential: Credential) -> Identity | None:
+        """Return the service account; raises UpstreamTroubleError if that cannot be told now."""
+        token = shown_token(credential)
+        if token is None:
+            return None
+        mark = self._fingerprints.of(token)
+        found: Reviewed | bool | None = await self._known.get((id(self), mark))
+        if found is None:
+            found = await self._flights.do(mark, lambda: self._review(token)) or False
+            seconds = _REVIEWED_SECONDS if found else _REFUSED_SECONDS
+            await self._known.put((id(self), mark), found, ttl_seconds=seconds)
+        return Identity(found.username, found.groups) if isinstance(found, Reviewed) else None
+
+    async def close(self) -> None:
+        """Stop asking."""
+        await self._flights.close()
