@@ -31,6 +31,7 @@ from mirror.service.cache_admin import CacheAdmin
 from mirror.service.housekeeping import Housekeeping
 from mirror.service.keeping import Keeper
 from mirror.service.policies import Policies
+from mirror.service.prefetching import Prefetcher
 from mirror.settings import ListenAddress, Settings, routing_table
 from mirror.store.layout import LayoutError
 from mirror.store.store import Store
@@ -45,6 +46,7 @@ from mirror.web.guard import Guard
 from mirror.web.listener import registry_options, registry_runner
 from mirror.web.listening import ListenError, listen
 from mirror.web.openapi import Route
+from mirror.web.prefetch_api import PrefetchApi
 from mirror.web.pull_api import PullApi
 
 _log = logs.get_logger("app")
@@ -64,6 +66,7 @@ class Running:
     cache: CacheAdmin
     reloading: Reloading
     keeper: Keeper
+    prefetcher: Prefetcher
 
 
 def run(settings: Settings, source: Path | None) -> int:
@@ -150,6 +153,7 @@ async def running(
             *CacheApi(cache, pools.admin).routes(),
             *PullApi(services.pulls, past).routes(),
             *overview.routes(),
+            *PrefetchApi(services.prefetcher).routes(),
         )
         guard = services.access.guard
         admin = _admin_runner(settings, routes, health, metrics, pools, guard)
@@ -169,6 +173,7 @@ async def running(
             cache,
             Reloading(source, services.reload, pools.admin, metrics),
             services.keeper,
+            services.prefetcher,
         )
 
 

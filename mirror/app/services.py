@@ -5,7 +5,8 @@ from typing import Final
 
 from mirror.app.access_control import AccessControl
 from mirror.app.tools import Tools
-from mirror.domain.images import parse_pin
+from mirror.domain.errors import MirrorError
+from mirror.domain.images import image_name, parse_image, parse_pin
 from mirror.observe import logs
 from mirror.service.blobs import Blobs
 from mirror.service.fetching import Fetching
@@ -13,9 +14,12 @@ from mirror.service.keeping import Keeper
 from mirror.service.lists import Lists
 from mirror.service.manifests import Manifests
 from mirror.service.policies import Policies
+from mirror.service.prefetch_job import Row
+from mirror.service.prefetching import Prefetcher
 from mirror.service.pull_admin import PullAdmin
 from mirror.service.quota import Quota
 from mirror.settings import Policy, Settings, routing_table
+from mirror.store.inventory import Inventory
 from mirror.store.pins import Pin
 from mirror.store.store import Store
 from mirror.transfer.fills import Fills
@@ -75,9 +79,7 @@ class Services:
             pool=tools.pools.admin,
             clock=tools.clock,
         )
-        quota = Quota(self.upstreams, policies, tools.clock)
-        fetching = Fetching(self.manifests, self.blobs, self.lists, quota)
-        self.keeper = Keeper(store, fetching)
+        self.keeper, self.prefetcher = self._fetchers(tools)
         self.pulls = PullAdmin(
             store=store,
             table=lambda: self.table,
@@ -101,14 +103,36 @@ class Services:
             catalog=settings.server.catalog,
         )
 
+    def _fetchers(self, tools: Tools) -> tuple[Keeper, Prefetcher]:
+        quota = Quota(self.upstreams, self._policies, tools.clock)
+        fetching = Fetching(self.manifests, self.blobs, self.lists, quota)
+        prefetcher = Prefetcher(
+            fetching=fetching,
+            quota=quota,
+            row=self._row,
+            platforms=Inventory(self._store).platforms,
+            metrics=tools.metrics,
+            clock=tools.clock,
+        )
+        return Keeper(self._store, fetching), prefetcher
+
     async def close(self) -> None:
         """Stop asking upstreams."""
         await self.access.close()
+        await self.prefetcher.close()
         await self.lists.close()
         await self.blobs.close()
         await self.manifests.close()
         await self.fills.close()
         await self.upstreams.close()
+
+    def _row(self, name: str) -> Row:
+        """Read the name of an image to be prefetched; a wrong one is told with the result."""
+        try:
+            repository, reference = parse_image(name, self.table)
+        except MirrorError as error:
+            return Row(name[:512], error=str(error))
+        return Row(image_name(repository, reference), repository, reference)
 
     def reload(self, settings: Settings) -> list[str]:
         """Go over to new settings; returns the names of those that need a restart.

@@ -22,6 +22,7 @@ from mirror.cli.options import (
     complain,
     write,
 )
+from mirror.cli.prefetch_command import prefetch
 from mirror.cli.pull_commands import explain, ratelimit
 from mirror.cli.serve_command import serve
 from mirror.cli.version_command import version
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command(epilog=EXIT_CODES)(serve)
 app.add_typer(cache_command.app)
 app.add_typer(config_command.app)
+app.command(epilog=EXIT_CODES)(prefetch)
 app.command(epilog=EXIT_CODES)(explain)
 app.command(epilog=EXIT_CODES)(ratelimit)
 app.command(epilog=EXIT_CODES)(doctor)

@@ -5,6 +5,7 @@ the walk, which says what comes next. An image that is fetched, exported or pinn
 same image for all three.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -15,6 +16,7 @@ NO_PLATFORM: Final = "unknown/unknown"
 """What builders call the attestations that they put beside the images of an index."""
 DEPTH_MAX: Final = 4
 _SIGNATURES: Final = ("sig", "att", "sbom")
+_PLATFORM: Final = re.compile(r"[a-z0-9]+/[a-z0-9]+(?:/[a-z0-9]+)?")
 
 
 class Walk:
@@ -76,6 +78,11 @@ class Walk:
         is_wanted = is_chosen(platform, self._platforms)
         self._is_answered |= is_wanted
         return is_wanted
+
+
+def is_platform(text: str) -> bool:
+    """Return whether a text is of the form ``linux/amd64`` or ``linux/arm/v7``."""
+    return _PLATFORM.fullmatch(text) is not None
 
 
 def is_chosen(platform: str | None, platforms: Sequence[str]) -> bool:

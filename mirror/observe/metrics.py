@@ -46,6 +46,8 @@ class Result(StrEnum):
 LISTENERS: Final = ("registry", "admin")
 DROP_REASONS: Final = ("connections", "per_client", "head", "head_size", "handshake")
 FILL_OUTCOMES: Final = ("committed", "failed", "mismatch", "disk", "abandoned")
+PREFETCH_OUTCOMES: Final = ("done", "incomplete", "cancelled")
+PREFETCHED_OUTCOMES: Final = ("done", "failed", "skipped", "cancelled")
 
 
 class Metrics:
@@ -57,6 +59,7 @@ class Metrics:
         self._requests(registry)
         self._upstreams(registry)
         self._fills(registry)
+        self._prefetch(registry)
         self._cache(registry)
         self._process(registry)
 
@@ -200,6 +203,28 @@ class Metrics:
             ["upstream"],
             registry=registry,
         )
+
+    def _prefetch(self, registry: CollectorRegistry) -> None:
+        self.prefetch_runs = Counter(
+            "mirror_prefetch_runs_total",
+            f"Prefetches that ended, by command and by schedule: {', '.join(PREFETCH_OUTCOMES)}.",
+            ["origin", "outcome"],
+            registry=registry,
+        )
+        self.prefetch_images = Counter(
+            "mirror_prefetch_images_total",
+            f"Images of prefetches that ended: {', '.join(PREFETCHED_OUTCOMES)}; skipped to "
+            "leave pulls to clients.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.prefetch_bytes = Counter(
+            "mirror_prefetch_bytes_total",
+            "Bytes of blobs that prefetches have brought.",
+            registry=registry,
+        )
+        for outcome in PREFETCHED_OUTCOMES:
+            self.prefetch_images.labels(outcome)
 
     def _cache(self, registry: CollectorRegistry) -> None:
         self.cache_bytes = Gauge(

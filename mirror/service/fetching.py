@@ -11,7 +11,7 @@ from typing import Final
 
 from mirror.domain.errors import ManifestUnknownError, MirrorError, NotFoundError
 from mirror.domain.images import image_name
-from mirror.domain.manifests import LinkKind, Manifest, read_manifest
+from mirror.domain.manifests import Descriptor, LinkKind, Manifest, read_manifest
 from mirror.domain.media import OCI_INDEX
 from mirror.domain.names import Digest, Reference, Repository
 from mirror.domain.pages import Query
@@ -42,7 +42,8 @@ class LayerState(StrEnum):
 class Layer:
     """A blob of an image: a layer or a config.
 
-    ``resumed_bytes`` were on the disk from an earlier download.
+    ``resumed_bytes`` were on the disk from an earlier download. One that ``is_shared`` is
+    counted for another image.
     """
 
     digest: Digest
@@ -50,11 +51,12 @@ class Layer:
     state: LayerState = LayerState.WAITING
     received_bytes: int = 0
     resumed_bytes: int = 0
+    is_shared: bool = False
 
     @property
     def fetched_bytes(self) -> int:
         """What has come since it was asked for."""
-        if self.state is LayerState.HERE:
+        if self.state is LayerState.HERE or self.is_shared:
             return 0
         return max(0, self.received_bytes - self.resumed_bytes)
 
@@ -83,13 +85,15 @@ class Wish:
     """What is wanted of an image, and at whose cost.
 
     ``kept_share`` of the pulls is left to clients; ``None``: it may take all.
-    ``slots`` bounds how many blobs come at a time.
+    ``slots`` bounds how many blobs come at a time. ``counted`` are the blobs of all images
+    that are fetched together: each counts for one of them.
     """
 
     platforms: tuple[str, ...] = ()
     with_referrers: bool = False
     kept_share: float | None = None
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    counted: set[Digest] = field(default_factory=set)
 
 
 class Fetching:
@@ -217,9 +221,7 @@ class _Errand:
     async def _descend(self, manifest: Manifest, tasks: asyncio.TaskGroup) -> None:
         for link in self._walk.enter(manifest):
             if link.kind is LinkKind.BLOB:
-                layer = self._fetched.layers.get(link.digest)
-                if layer is None or layer.state is LayerState.FAILED:
-                    layer = self._fetched.layers[link.digest] = Layer(link.digest, link.size_bytes)
+                if layer := self._wanted(link):
                     tasks.create_task(self._blob(layer))
                 continue
             try:
@@ -229,6 +231,19 @@ class _Errand:
             else:
                 await self._descend(child, tasks)
         self._fetched.platforms = self._walk.offered
+
+    def _wanted(self, link: Descriptor) -> Layer | None:
+        """Return the layer to be fetched; ``None``: an earlier try has it."""
+        known = self._fetched.layers.get(link.digest)
+        if known is None:
+            is_shared = link.digest in self._wish.counted
+            self._wish.counted.add(link.digest)
+            known = Layer(link.digest, link.size_bytes, is_shared=is_shared)
+            self._fetched.layers[link.digest] = known
+        elif known.state is not LayerState.FAILED:
+            return None
+        known.state = LayerState.WAITING
+        return known
 
     async def _blob(self, layer: Layer) -> None:
         async with self._wish.slots:

@@ -14,6 +14,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from mirror.domain.walking import is_platform
 from mirror.settings.units import (
     ListenAddress,
     SizeOrShare,
@@ -38,7 +39,6 @@ _ACCOUNT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _URL_CHARS: Final = re.compile(r"[!-~]+")
 _URL_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_.~-]+)*")
 _HELPER: Final = re.compile(r"(?:/(?:[A-Za-z0-9._+-]+/)*)?docker-credential-[A-Za-z0-9._-]{1,100}")
-_PLATFORM: Final = re.compile(r"[a-z0-9]+/[a-z0-9]+(?:/[a-z0-9]+)?")
 _GLOB: Final = re.compile(r"[!-~]{1,512}")
 
 Number = TypeVar("Number", float, int, SizeOrShare)
@@ -116,7 +116,7 @@ def _glob(text: str) -> str:
 
 
 def _platform(text: str) -> str:
-    if not _PLATFORM.fullmatch(text):
+    if not is_platform(text):
         raise ValueError("a platform is os/architecture or os/architecture/variant")
     return text
 

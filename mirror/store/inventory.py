@@ -153,6 +153,11 @@ class Inventory:
         )
         return [image async for image in in_steps(self._pool, found)]
 
+    async def platforms(self) -> tuple[str, ...]:
+        """Return the platforms of all images that are whole here."""
+        images = await self.images()
+        return tuple(sorted({each for image in images for each in image.platforms}))
+
     async def details(self, repository: Repository, reference: Reference) -> ImageDetails | None:
         """Return what is known of one image; ``None``: nothing."""
         await self._store.flush()

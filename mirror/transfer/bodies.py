@@ -87,6 +87,7 @@ class FillBody:
         while not self._fill.is_verified:
             offset = await self._fill.beyond(offset, None)
             yield offset
+        yield self._fill.visible_bytes
         await self._fill.ended()
 
     async def _rest(

@@ -11,6 +11,7 @@ import mirror
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
+SSE: Final = "text/event-stream"
 
 
 class Problem(msgspec.Struct, frozen=True):

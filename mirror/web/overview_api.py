@@ -12,9 +12,8 @@ from mirror.runtime.pools import Pool
 from mirror.service.feed import Feed
 from mirror.service.overview import FillFacts, Overseer, Overview, UpstreamFacts
 from mirror.web.api import WrongInputError
-from mirror.web.openapi import JSON, Asked, Parameter, Route
+from mirror.web.openapi import JSON, SSE, Asked, Parameter, Route
 
-EVENTS: Final = "text/event-stream"
 _STREAM_SECONDS: Final = 900
 """After so long a listener has to come again, and show its token again."""
 _STALL_SECONDS: Final = 15
@@ -70,7 +69,7 @@ class OverviewApi:
                 handler=self._events,
                 result=Overview,
                 parameters=(Parameter(name="count", description="End after so many overviews."),),
-                content_type=EVENTS,
+                content_type=SSE,
             ),
             Route(
                 method="GET",
@@ -140,7 +139,7 @@ class OverviewApi:
             if self.feed.listeners == 1:
                 self._told = self._past.count
             # A proxy that collects the answer would hold it for ever (nginx listens to this).
-            headers = {"Content-Type": EVENTS, "X-Accel-Buffering": "no"}
+            headers = {"Content-Type": SSE, "X-Accel-Buffering": "no"}
             response = web.StreamResponse(headers={**headers, "Cache-Control": "no-store"})
             try:
                 await response.prepare(request)
