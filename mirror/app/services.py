@@ -18,6 +18,7 @@ from mirror.service.prefetch_job import Row
 from mirror.service.prefetching import Prefetcher
 from mirror.service.pull_admin import PullAdmin
 from mirror.service.quota import Quota
+from mirror.service.schedules import Schedule, Scheduler
 from mirror.settings import Policy, Settings, routing_table
 from mirror.store.inventory import Inventory
 from mirror.store.pins import Pin
@@ -80,6 +81,8 @@ class Services:
             clock=tools.clock,
         )
         self.keeper, self.prefetcher = self._fetchers(tools)
+        self.scheduler = Scheduler(self.prefetcher)
+        self.scheduler.follow(schedules_of(settings))
         self.pulls = PullAdmin(
             store=store,
             table=lambda: self.table,
@@ -119,6 +122,7 @@ class Services:
     async def close(self) -> None:
         """Stop asking upstreams."""
         await self.access.close()
+        await self.scheduler.close()
         await self.prefetcher.close()
         await self.lists.close()
         await self.blobs.close()
@@ -150,6 +154,7 @@ class Services:
         self._store.reload(settings.cache, policies_of(settings))
         self._store.pins.declare(declared_pins(settings))
         self.keeper.wake()
+        self.scheduler.follow(schedules_of(settings))
         self.access.reload(settings)
         self.registry.catalog_is_open = settings.server.catalog
         self.blobs.range_wait_seconds = settings.fill.range_wait_seconds
@@ -165,6 +170,14 @@ def _sender(settings: Settings, tools: Tools) -> Sender:
 def policies_of(settings: Settings) -> Mapping[str, Policy]:
     """Return the policy of each upstream."""
     return {name: upstream.policy for name, upstream in settings.upstreams.items()}
+
+
+def schedules_of(settings: Settings) -> tuple[Schedule, ...]:
+    """Return the prefetches of the configuration."""
+    return tuple(
+        Schedule(each.images, each.every_seconds, each.platforms, each.referrers)
+        for each in settings.prefetch
+    )
 
 
 def declared_pins(settings: Settings) -> tuple[Pin, ...]:

@@ -11,6 +11,7 @@ from mirror.domain.images import parse_pin
 from mirror.settings.fields import (
     AnyPath,
     Duration,
+    NotEmpty,
     Platform,
     PositiveDuration,
     PositiveSpace,
@@ -67,12 +68,14 @@ class Pin(Section):
 class Prefetch(Section):
     """Images that are fetched at regular times."""
 
-    images: tuple[str, ...]
-    """The images."""
+    images: Annotated[tuple[str, ...], NotEmpty]
+    """The images, such as `docker.io/library/alpine:3.20`."""
     every_seconds: PositiveDuration
-    """How often."""
-    platforms: tuple[str, ...] = ()
-    """Platforms that are fetched; without any, all of them."""
+    """How often, a tenth more or less."""
+    platforms: tuple[Platform, ...] = ()
+    """Platforms that are fetched; without any, those that the cache serves, else linux/amd64."""
+    referrers: bool = False
+    """Fetch signatures, SBOMs and attestations, too."""
 
 
 class Webhook(Section):
@@ -99,6 +102,21 @@ def _null_removes(schema: dict[str, Any]) -> None:
     schema["additionalProperties"] = {"anyOf": [schema["additionalProperties"], {"type": "null"}]}
 
 
+def _check_images(images: list[str], info: ValidationInfo) -> None:
+    """Raise ValueError unless all of them are names of images."""
+    if not {"upstreams", "default_upstream"} <= set(info.data):
+        return  # these have mistakes of their own
+    table = routing_table(info.data["upstreams"], info.data["default_upstream"])
+    problems = []
+    for image in images:
+        try:
+            parse_pin(image, table)
+        except MirrorError as error:
+            problems.append(f"{image[:256]!r} does not name an image: {error}")
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
 class Settings(Section):
     """The configuration of Mirror."""
 
@@ -120,7 +138,7 @@ class Settings(Section):
     """The upstream of requests that name none."""
     pins: tuple[Pin, ...] = ()
     """Images that are never evicted, fetched when missing, and kept fresh."""
-    prefetch: Annotated[tuple[Prefetch, ...], Later()] = ()
+    prefetch: tuple[Prefetch, ...] = ()
     """Images that are fetched at regular times."""
     webhooks: Annotated[tuple[Webhook, ...], Later()] = ()
     """Addresses that are told what happens."""
@@ -159,17 +177,7 @@ class Settings(Section):
     @field_validator("pins", mode="after")
     @classmethod
     def _pins_are_images(cls, pins: tuple[Pin, ...], info: ValidationInfo) -> tuple[Pin, ...]:
-        if not {"upstreams", "default_upstream"} <= set(info.data):
-            return pins  # these have mistakes of their own
-        table = routing_table(info.data["upstreams"], info.data["default_upstream"])
-        problems = []
-        for pin in pins:
-            try:
-                parse_pin(pin.image, table)
-            except MirrorError as error:
-                problems.append(f"{pin.image[:256]!r} does not name an image: {error}")
-        if problems:
-            raise ValueError("; ".join(problems))
+        _check_images([pin.image for pin in pins], info)
         return pins
 
     @model_validator(mode="after")
@@ -189,6 +197,14 @@ class Settings(Section):
                 f"{PLAINTEXT_HINT}"
             )
         return self
+
+    @field_validator("prefetch", mode="after")
+    @classmethod
+    def _prefetches_are_images(
+        cls, given: tuple[Prefetch, ...], info: ValidationInfo
+    ) -> tuple[Prefetch, ...]:
+        _check_images([image for each in given for image in each.images], info)
+        return given
 
     @property
     def removed_upstreams(self) -> tuple[str, ...]:

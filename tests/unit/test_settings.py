@@ -269,7 +269,6 @@ def test_a_secret_is_never_shown() -> None:
         ({"server": {"workers": 2}}, "server.workers"),
         ({"fill": {"parallel_ranges": 2}}, "fill.parallel_ranges"),
         ({"upstreams": {"x": {"redirects": ["10.0.0.0/8"]}}}, "upstreams.x.redirects"),
-        ({"prefetch": [{"images": ["x"], "every": "6h"}]}, "prefetch"),
         ({"webhooks": [{"url": "https://hooks.example"}]}, "webhooks"),
     ],
 )
@@ -287,6 +286,19 @@ def test_what_is_not_built_yet_is_refused(given: dict[str, Any], key: str) -> No
 )
 def test_pins_are_checked(pin: dict[str, Any], key: str, said: str) -> None:
     assert said in mistakes(pins=[pin])[key]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key", "said"),
+    [
+        ({"images": []}, "prefetch.0.images", "must not be empty"),
+        ({"images": ["Alpine"]}, "prefetch", "does not name an image"),
+        ({"every": 0}, "prefetch.0.every", "more than 0"),
+        ({"platforms": ["amd64"]}, "prefetch.0.platforms.0", "os/architecture"),
+    ],
+)
+def test_prefetches_are_checked(wrong: dict[str, Any], key: str, said: str) -> None:
+    assert said in mistakes(prefetch=[{"images": ["alpine"], "every": "6h", **wrong}])[key]
 
 
 def test_what_is_not_built_yet_may_have_its_default() -> None:
