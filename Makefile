@@ -57,6 +57,9 @@ crash: $(VENV)/.dev ## Kill a working mirror 300 times and check what is left (K
 soak: $(VENV)/.dev ## Mixed load with faults for 10 minutes: does anything grow? (SOAK=1h)
 	$(BIN)/python -m tests.soak $${SOAK:-10m}
 
+fuzz: $(VENV)/.fuzz ## Fuzz all that reads foreign input, each for a minute (FUZZ=10m; Linux on x86-64)
+	$(BIN)/python -m tests.fuzz $${FUZZ:-60s}
+
 reliability: crash ## Run the faults and the kills, and write docs/reliability.md from them
 	$(BIN)/python -m tests.tools.reliability_reference > build/reliability.md
 	@mv build/reliability.md docs/reliability.md
@@ -70,7 +73,7 @@ clean: ## Remove the virtual environment and everything that was built
 	  .hypothesis .import_linter_cache
 	find mirror tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help run test lint format e2e conformance bench crash soak reliability build clean
+.PHONY: help run test lint format e2e conformance bench crash soak fuzz reliability build clean
 
 # The first of these that is new enough, or the one that PYTHON names.
 $(BIN)/python:
@@ -95,6 +98,10 @@ $(VENV)/.runtime: $(BIN)/python requirements/runtime.txt requirements/build.txt 
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@$(PIP) install --no-deps --require-hashes -r requirements/dev.txt || $(NO_PACKAGES)
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.dev requirements/fuzz.txt
+	@$(PIP) install --no-deps --require-hashes -r requirements/fuzz.txt || $(NO_PACKAGES)
 	@touch $@
 
 $(VENV)/.e2e: $(VENV)/.dev requirements/e2e.txt
