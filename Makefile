@@ -68,12 +68,23 @@ build: $(VENV)/.runtime ## Build the wheel into dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/mirror-*.whl
 
+release: $(VENV)/.runtime ## Build the wheel, its bill of materials, licences and checksums into dist/
+	rm -rf dist build/release
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python -m venv --without-pip build/release
+	$(PIP) --python build/release/bin/python install --no-deps --require-hashes -r requirements/runtime.txt
+	$(PIP) --python build/release/bin/python install --no-deps dist/mirror-*.whl
+	build/release/bin/python deploy/sbom.py dist/mirror.cdx.json
+	build/release/bin/python deploy/licences.py requirements/runtime.txt > dist/licences.md
+	cd dist && sha256sum mirror-*.whl mirror.cdx.json licences.md > SHA256SUMS
+	@cat dist/SHA256SUMS
+
 clean: ## Remove the virtual environment and everything that was built
 	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
 	  .hypothesis .import_linter_cache
 	find mirror tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help run test lint format e2e conformance bench crash soak fuzz reliability build clean
+.PHONY: help run test lint format e2e conformance bench crash soak fuzz reliability build release clean
 
 # The first of these that is new enough, or the one that PYTHON names.
 $(BIN)/python:
