@@ -25,6 +25,8 @@ from tests.fakes.content import Image
 from tests.fakes.origin import Origin
 
 ANY_PORT = ListenAddress("127.0.0.1", 0)
+LOOPBACK = ("127.0.0.0/8",)
+"""Where the CDNs of the tests are: a private network, which an operator must name."""
 QUICK = Timeouts(connect_seconds=2, response_seconds=3, revalidate_seconds=0.3, idle_seconds=1)
 PATIENCE = aiohttp.ClientTimeout(total=20)
 MIB = 1 << 20
@@ -158,7 +160,8 @@ def settings(
 def _upstream(given: Origin | str | Upstream) -> Upstream:
     if isinstance(given, Upstream):
         return given
-    return Upstream(endpoints=(given if isinstance(given, str) else given.url,))
+    url = given if isinstance(given, str) else given.url
+    return Upstream(endpoints=(url,), redirects=LOOPBACK)
 
 
 @asynccontextmanager

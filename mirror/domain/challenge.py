@@ -101,15 +101,16 @@ class Origin:
     @property
     def names(self) -> frozenset[str]:
         """How a configuration may call it: ``host`` and ``host:port``, IPv6 in brackets."""
-        return frozenset({self._written_host, f"{self._written_host}:{self.port}"})
+        return frozenset({self.written_host, f"{self.written_host}:{self.port}"})
 
     @property
-    def _written_host(self) -> str:
+    def written_host(self) -> str:
+        """The host as it stands in a URL: IPv6 in brackets."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
     def __str__(self) -> str:
         is_default = self.port == _DEFAULT_PORTS[self.scheme]
-        return f"{self.scheme}://{self._written_host}" + ("" if is_default else f":{self.port}")
+        return f"{self.scheme}://{self.written_host}" + ("" if is_default else f":{self.port}")
 
 
 def _plain_host(host: str) -> str:

@@ -182,6 +182,10 @@ class UpstreamTimeoutError(UpstreamTroubleError):
         return f"upstream timeout: {self.reason}"
 
 
+class PrivateTargetError(UpstreamTroubleError):
+    """Upstream sends us to a host that only we can reach."""
+
+
 class CredentialRefusedError(UpstreamTroubleError):
     """Upstream refuses the credential that we are configured with."""
 

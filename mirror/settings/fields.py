@@ -1,6 +1,7 @@
 """The kinds of value that occur in the configuration, each read from its friendly form."""
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -14,6 +15,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from mirror.domain.networks import network_of
 from mirror.domain.walking import is_platform
 from mirror.settings.units import (
     ListenAddress,
@@ -63,6 +65,15 @@ def _host(text: str) -> str:
     if len(text) > _HOST_MAX_CHARS or not _HOST.fullmatch(text):
         raise ValueError("not a host or host:port")
     return text
+
+
+def _host_or_network(text: str) -> str:
+    if "/" not in text:
+        return text if network_of(text) is not None else _host(text)
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        raise ValueError(f"not a network such as 10.0.0.0/8: {error}") from None
 
 
 def _upstream_name(text: str) -> str:
@@ -193,6 +204,11 @@ Listen = Annotated[
 ]
 
 Host = Annotated[str, AfterValidator(_host), _schema("string", "host", "registry.local:5000")]
+HostOrNetwork = Annotated[
+    str,
+    AfterValidator(_host_or_network),
+    _schema("string", "host or network", "minio.corp.example", "10.0.0.0/8"),
+]
 UpstreamName = Annotated[str, AfterValidator(_upstream_name), _schema("string", "host")]
 Endpoint = Annotated[str, AfterValidator(_endpoint), _schema("string", "URL", "https://quay.io")]
 ProxyUrl = Annotated[str, AfterValidator(_proxy), _schema("string", "URL", "http://proxy:3128")]

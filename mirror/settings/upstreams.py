@@ -13,13 +13,14 @@ from mirror.settings.fields import (
     Glob,
     Helper,
     Host,
+    HostOrNetwork,
     NotEmpty,
     ProxyUrl,
     ReadableFile,
     Secret,
 )
 from mirror.settings.policy import Policy
-from mirror.settings.section import Later, Section
+from mirror.settings.section import Section
 
 # What each well-known registry needs beyond `https://<name>`. Source: PROTOCOL §3.2 and §5.2.
 BUILTIN: Final[Mapping[str, Mapping[str, object]]] = {
@@ -130,9 +131,9 @@ class Upstream(Section):
     credentials: Annotated[tuple[Credential, ...], Field(json_schema_extra=_list_or_one)] = ()
     """Accounts, or a single one for all repositories. Default: anonymous."""
     realms: tuple[Host, ...] = ()
-    """Hosts allowed as token servers besides the registry's own domain."""
-    redirects: Annotated[tuple[str, ...], Later()] = ()
-    """Private hosts or networks that redirects may lead to."""
+    """Hosts allowed as token servers besides the registry's own domain; they may be private."""
+    redirects: tuple[HostOrNetwork, ...] = ()
+    """Private hosts or networks that redirects may lead to, such as `10.0.0.0/8`."""
     tls: UpstreamTls = UpstreamTls()
     """How its certificate is checked, and which one is shown to it."""
     proxy: ProxyUrl | None = None

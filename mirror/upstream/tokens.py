@@ -152,12 +152,17 @@ class Tokens:
         if key.account.identity_token is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
             sending = self._transport.send(
-                "POST", key.realm, headers, Kind.OTHER, body=key.form(key.account.identity_token)
+                "POST",
+                key.realm,
+                headers,
+                Kind.OTHER,
+                body=key.form(key.account.identity_token),
+                named_by="realms",
             )
         else:
             if basic := key.account.basic():
                 headers["Authorization"] = basic
-            sending = self._transport.send("GET", key.url(), headers, Kind.OTHER)
+            sending = self._transport.send("GET", key.url(), headers, Kind.OTHER, named_by="realms")
         response = await sending
         try:
             return response, await _read(response, key.realm)

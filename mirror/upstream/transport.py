@@ -17,14 +17,19 @@ from yarl import URL
 
 import mirror
 from mirror.domain.challenge import Origin
-from mirror.domain.errors import UpstreamTimeoutError, UpstreamTroubleError
+from mirror.domain.errors import (
+    PrivateTargetError,
+    UpstreamTimeoutError,
+    UpstreamTroubleError,
+)
+from mirror.domain.networks import Reach, judged
 from mirror.domain.redirects import redact
 from mirror.domain.routing import Kind
 from mirror.observe.metrics import Metrics
 from mirror.runtime import via
 from mirror.runtime.pools import Pools
 from mirror.settings import Upstream, UpstreamTls
-from mirror.upstream.dns import PooledResolver
+from mirror.upstream.dns import GuardedResolver, PrivateAddressError
 
 USER_AGENT: Final = f"mirror/{mirror.__version__}"
 """Never empty: Cloudflare, in front of Docker Hub, answers 403 to that (Harbor#23025)."""
@@ -41,6 +46,7 @@ class Transport:
         self._metrics = metrics
         self._pools = pools
         self._session: aiohttp.ClientSession | None = None
+        self._reach = Reach.of(upstream.endpoints, upstream.realms, upstream.redirects)
         self._home = {Origin.of(url) for url in upstream.endpoints}
         self._home_tls = tls_context(upstream.tls, at_home=True)
         self._foreign_tls = tls_context(upstream.tls, at_home=False)
@@ -54,10 +60,14 @@ class Transport:
         read_ahead_bytes: int = _SMALL_BYTES,
         *,
         body: bytes | None = None,
+        named_by: str = "redirects",
     ) -> aiohttp.ClientResponse:
         """Send one request and return the head of its answer, whatever its status.
 
+        *named_by* is the key of the upstream under which an operator names a private host for it.
+
         Raises:
+            PrivateTargetError: *url* leads where nobody but us gets, and is not named.
             UpstreamTimeoutError: no answer within the connect or idle time.
             UpstreamTroubleError: no connection, or an answer that is not HTTP.
         """
@@ -66,6 +76,9 @@ class Transport:
             "Accept-Encoding": "identity",
             "Via": via.outgoing(),
         }
+        proxy = self._upstream.proxy or proxy_of_environment(url)
+        if not self._may_ask(url, is_proxied=proxy is not None):
+            raise self._private(url, named_by)
         started = time.monotonic()
         try:
             response = await self._open().request(
@@ -75,11 +88,13 @@ class Transport:
                 data=body,
                 allow_redirects=False,
                 read_bufsize=read_ahead_bytes,
-                proxy=self._upstream.proxy or proxy_of_environment(url),
+                proxy=proxy,
                 ssl=self._home_tls if Origin.of(url) in self._home else self._foreign_tls,
             )
         except BaseException as error:
             self._count(kind, method, 0, started)
+            if isinstance(error, PrivateAddressError):
+                raise self._private(url, named_by) from None
             if isinstance(error, (aiohttp.ClientError, OSError, ValueError)):
                 raise translated(error, url) from None
             raise
@@ -107,7 +122,7 @@ class Transport:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=0,  # fills and single flight bound what is open
-                    resolver=PooledResolver(self._pools.dns),
+                    resolver=GuardedResolver(self._pools.dns, self._reach, self._is_named),
                     ttl_dns_cache=30,
                 ),
                 auto_decompress=False,
@@ -122,6 +137,30 @@ class Transport:
                 ),
             )
         return self._session
+
+    def _may_ask(self, url: str, *, is_proxied: bool) -> bool:
+        """Judge what no look-up of ours will: a bare address, and what a proxy looks up."""
+        origin = Origin.of(url)
+        if origin is None or self._reach.names(origin.host, origin.port):
+            return True
+        if is_proxied:
+            return self._reach.allows_unseen(origin.host)
+        return judged(origin.host) is None or self._reach.allows(origin.host)
+
+    def _is_named(self, host: str, port: int) -> bool:
+        if self._reach.names(host, port):
+            return True
+        # The way to a proxy is looked up as well.
+        proxies = (self._upstream.proxy, *getproxies_environment().values())
+        return Reach.of(filter(None, proxies)).names(host, port)
+
+    def _private(self, url: str, named_by: str) -> PrivateTargetError:
+        origin = Origin.of(url)
+        name = "" if origin is None else origin.written_host
+        return PrivateTargetError(
+            f"{redact(url)} is in a private network, where an upstream may not send the mirror; "
+            f"if it is right, add {name} to upstreams.{self._upstream.name}.{named_by}"
+        )
 
     def _count(self, kind: Kind, method: str, status: int, started: float) -> None:
         name = self._upstream.name

@@ -42,7 +42,8 @@ class Ours:
 
     def start(self, endpoint: str) -> bool:
         """Start with an upstream."""
-        self._mirror.configure(upstreams={"docker.io": {"endpoints": [endpoint]}})
+        upstream = {"endpoints": [endpoint], "redirects": ["127.0.0.0/8"]}  # of the town's CDN
+        self._mirror.configure(upstreams={"docker.io": upstream})
         self._mirror.start()
         return True
 

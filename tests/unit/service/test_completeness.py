@@ -12,7 +12,7 @@ from tests.fakes import faults, profiles
 from tests.fakes.clock import FakeClock
 from tests.fakes.content import image, index
 from tests.fakes.registry import FakeRegistry
-from tests.harness import Mirror, mirror_of
+from tests.harness import LOOPBACK, Mirror, mirror_of
 from tests.unit.web.wire import REPOSITORY, blob_path, manifest_path
 
 ONE, TWO = image(1), image(2, architecture="arm64")
@@ -112,7 +112,7 @@ async def test_with_credentials_each_blob_needs_its_own_word(
         for repository in (REPOSITORY, "team/other"):
             site.registry.push(repository, ONE, ["v1"])
         account = Credential(username="AWS", password="password-of-today")
-        ecr = Upstream(endpoints=(site.url,), credentials=(account,))
+        ecr = Upstream(endpoints=(site.url,), credentials=(account,), redirects=LOOPBACK)
         async with mirror_of(tmp_path / "cache", {"ghcr.io": ecr}, clock=clock) as mirror:
             await mirror.get(manifest_path("v1"))
             await mirror.pull_blobs(REPOSITORY, ONE)

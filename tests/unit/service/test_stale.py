@@ -11,7 +11,7 @@ from tests.fakes import faults, profiles
 from tests.fakes.clock import FakeClock
 from tests.fakes.content import image, index
 from tests.fakes.registry import FakeRegistry
-from tests.harness import QUICK, Mirror, mirror_of
+from tests.harness import LOOPBACK, QUICK, Mirror, mirror_of
 from tests.unit.web.wire import NOWHERE, REPOSITORY, blob_path, manifest_path
 
 ONE, TWO = image(1), image(2)
@@ -97,7 +97,7 @@ async def test_a_refused_credential_of_ours_is_trouble_and_no_answer(
     async with profiles.ecr() as site:
         site.registry.push(REPOSITORY, ONE, ["v1"])
         account = Credential(username="AWS", password="password-of-today")
-        ecr = Upstream(endpoints=(site.url,), credentials=(account,))
+        ecr = Upstream(endpoints=(site.url,), credentials=(account,), redirects=LOOPBACK)
         async with mirror_of(tmp_path / "cache", {"ghcr.io": ecr}, clock=clock) as mirror:
             assert (await mirror.get(manifest_path("v1"))).body == ONE.content
             await mirror.pull_blobs(REPOSITORY, ONE)

@@ -14,7 +14,7 @@ from mirror.upstream.transport import USER_AGENT
 from tests.fakes.clock import FakeClock
 from tests.fakes.content import image, index
 from tests.fakes.profiles import PROFILES, Site
-from tests.harness import Mirror, mirror_of
+from tests.harness import LOOPBACK, Mirror, mirror_of
 from tests.unit.upstream.pulling import REPOSITORY, account, blob, manifest, pull
 
 NAMES = {
@@ -125,7 +125,11 @@ async def test_the_password_of_ecr_expires_after_twelve_hours(
     secret.write_text("password-of-today", encoding="utf-8")
     async with PROFILES["ecr"]() as site:
         site.registry.push(REPOSITORY, IMAGE, tags=["v1"])
-        upstream = Upstream(endpoints=(site.url,), credentials=(account(secret, username="AWS"),))
+        upstream = Upstream(
+            endpoints=(site.url,),
+            credentials=(account(secret, username="AWS"),),
+            redirects=LOOPBACK,
+        )
         upstreams = {NAMES["ecr"]: upstream}
         async with mirror_of(tmp_path / "cache", upstreams, clock=clock) as mirror:
             await pull(mirror, IMAGE)
@@ -148,7 +152,7 @@ async def test_no_credential_goes_where_k8s_redirects_to(tmp_path: Path) -> None
     """registry.k8s.io redirects all to hosts that have a token flow of their own."""
     async with PROFILES["k8s"]() as site:
         site.home.push(REPOSITORY, IMAGE, tags=["v1"])
-        upstream = Upstream(endpoints=(site.url,), credentials=(account(),))
+        upstream = Upstream(endpoints=(site.url,), credentials=(account(),), redirects=LOOPBACK)
         async with mirror_of(tmp_path / "cache", {"registry.k8s.io": upstream}) as mirror:
             await pull(mirror, IMAGE)
         assert site.backend is not None

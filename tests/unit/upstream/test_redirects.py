@@ -16,7 +16,7 @@ from tests.fakes.registry import FakeRegistry, Redirect
 from tests.fakes.script import Fault
 from tests.fakes.tls import loopback_tls
 from tests.fakes.wire import Kind, Recorded
-from tests.harness import Mirror, mirror_of
+from tests.harness import LOOPBACK, Mirror, mirror_of
 from tests.unit.upstream import pulling
 from tests.unit.upstream.pulling import PASSWORD, REPOSITORY, USER, account, mirrored, objects
 
@@ -35,7 +35,9 @@ class Far:
 
     @property
     def upstream(self) -> Upstream:
-        return Upstream(endpoints=(self.registry.url,), credentials=(account(),))
+        return Upstream(
+            endpoints=(self.registry.url,), credentials=(account(),), redirects=LOOPBACK
+        )
 
 
 @pytest.fixture

@@ -144,7 +144,9 @@ async def test_trap_19_a_token_is_not_asked_for_at_every_pull(
 async def test_how_long_a_token_is_kept(site: Guarded) -> None:
     pools, tier = Pools(), MemoryTier(1 << 20)
     transport = Transport(
-        Upstream(endpoints=(site.registry.url,)), pools, Metrics(CollectorRegistry())
+        Upstream(endpoints=(site.registry.url,), realms=(site.tokens.host,)),
+        pools,
+        Metrics(CollectorRegistry()),
     )
     tokens = Tokens(transport, tier, "docker.io", lambda *_: False, 1)
     key = TokenKey(site.tokens.realm, "fake.registry", "repository:a:pull", ANONYMOUS)
