@@ -1,4 +1,4 @@
-"""The admin listener: metrics, probes and the admin API."""
+"""The admin listener: metrics, probes, the admin API and the dashboard."""
 
 from typing import Final
 
@@ -11,12 +11,13 @@ from mirror.observe.health import Health
 from mirror.observe.metrics import Metrics
 from mirror.runtime.pools import Pool
 from mirror.web.api import PREFIX
+from mirror.web.pages import Pages
 
 _TEXT: Final = {"Content-Type": "text/plain; charset=utf-8"}
 
 
 class AdminApi:
-    """What Prometheus and the kubelet ask for; never a question to upstream."""
+    """What Prometheus, the kubelet and people ask for."""
 
     def __init__(
         self, health: Health, metrics: Metrics, pool: Pool, api_app: web.Application
@@ -25,6 +26,7 @@ class AdminApi:
         self._metrics = metrics
         self._pool = pool
         self._api_app = api_app
+        self._pages = Pages()
 
     def app(self) -> web.Application:
         """Return the application of the listener."""
@@ -32,6 +34,7 @@ class AdminApi:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._show_metrics)
+        self._pages.add_to(app)
         app.add_subapp(PREFIX, self._api_app)
         return app
 

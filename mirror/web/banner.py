@@ -24,6 +24,7 @@ def banner(
     return f"""
 mirror {mirror.__version__} serves {", ".join(upstreams)}
   registry   {url}/v2/
+  dashboard  {admin_url}/
   metrics    {admin_url}/metrics   health  {admin_url}/readyz
 
 Try it     docker pull {place}/library/alpine      (Docker allows {kind} on 127.0.0.1)
