@@ -183,8 +183,13 @@ def other(loop_thread: LoopThread, other_registry: Registry) -> Iterator[Countin
 def start_mirror(tmp_path: Path) -> Iterator[StartMirror]:
     mirrors: list[Mirror] = []
 
-    def start(upstreams: dict[str, Any], **settings: Any) -> Mirror:  # noqa: ANN401  # YAML is anything
+    def start(
+        upstreams: dict[str, Any],
+        more: dict[str, Any] | None = None,
+        **settings: Any,  # noqa: ANN401  # YAML is anything
+    ) -> Mirror:
         mirror = Mirror(tmp_path / f"mirror-{len(mirrors)}", upstreams, **settings)
+        mirror.extend(more or {})
         mirrors.append(mirror)
         mirror.start()
         return mirror

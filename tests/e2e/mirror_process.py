@@ -53,6 +53,11 @@ class Mirror:
         """Set sections of the configuration, for the next start."""
         self._settings |= settings
 
+    def extend(self, sections: Mapping[str, Any]) -> None:
+        """Set keys of sections, beside those that are there."""
+        for name, keys in sections.items():
+            self._settings[name] = {**self._settings.get(name, {}), **keys}
+
     def start(self) -> None:
         """Start and wait until the mirror says that it is ready."""
         self.spawn().wait_until(self._is_ready)

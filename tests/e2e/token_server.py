@@ -93,11 +93,12 @@ class TokenServer(Server):
             self.refused += 1
             return web.json_response({"errors": [{"code": "UNAUTHORIZED"}]}, status=401)
         self.given += 1
-        claims = _claims(request.query.getall("scope", []))
+        claims = claims_of(request.query.getall("scope", []))
         return web.json_response({"token": self.key.sign(claims), "expires_in": LIFE_SECONDS})
 
 
-def _claims(scopes: list[str]) -> dict[str, Any]:
+def claims_of(scopes: list[str]) -> dict[str, Any]:
+    """Return what a token says that lets its holder pull what the scopes name."""
     now = int(time.time())
     return {
         "iss": ISSUER,
