@@ -12,6 +12,8 @@ ARG BASE=docker.io/library/python:3.13-slim
 ARG BUILD_BASE=${BASE}
 
 FROM ${BUILD_BASE} AS build
+# otel.txt is runtime.txt with what sends traces.
+ARG REQUIREMENTS=runtime.txt
 COPY requirements /source/requirements
 WORKDIR /source
 ENV PIP_CONFIG_FILE=/run/secrets/pip.conf PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -20,7 +22,7 @@ RUN --mount=type=secret,id=pip.conf \
  && /opt/build/bin/pip install --no-deps --require-hashes -r requirements/build.txt \
  && python3 -m venv --without-pip /opt/mirror \
  && /opt/build/bin/pip --python /opt/mirror install --no-compile --no-deps --require-hashes \
-      -r requirements/runtime.txt
+      -r "requirements/${REQUIREMENTS}"
 COPY . /source
 # Bytecode is checked by content: it stays valid whatever times a copy of the layer gives the files.
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheel . \

@@ -18,7 +18,7 @@ from mirror.app.reloading import Reloading
 from mirror.app.services import Services, declared_pins, policies_of
 from mirror.app.tools import Tools
 from mirror.app.watching import Watched, overview_api, place_of
-from mirror.observe import logs
+from mirror.observe import logs, tracing
 from mirror.observe.health import Health, watch_event_loop
 from mirror.observe.metrics import Metrics
 from mirror.observe.requests import Ledger, PastRequests
@@ -72,11 +72,14 @@ class Running:
 def run(settings: Settings, source: Path | None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code of the process."""
     logs.configure(settings.log.format, settings.log.level)
+    tracing.configure()
     try:
         asyncio.run(_serve(settings, source))
     except (CertificateError, LayoutError, ListenError) as error:
         sys.stderr.write(f"mirror: {error}\n")
         return 1
+    finally:
+        tracing.close()
     return 0
 
 

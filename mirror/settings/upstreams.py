@@ -138,6 +138,8 @@ class Upstream(Section):
     """How its certificate is checked, and which one is shown to it."""
     proxy: ProxyUrl | None = None
     """Proxy on the way there. Default: `HTTPS_PROXY` and `NO_PROXY`."""
+    trace_context: bool = False
+    """Tell the endpoints by `traceparent` which trace a request belongs to: a mirror of yours."""
     policy: Policy = Policy()
     """Keys of `policy` that differ for this upstream."""
 

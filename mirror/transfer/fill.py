@@ -15,6 +15,7 @@ from typing import BinaryIO, Final, Self
 
 from mirror.domain.errors import ContentMismatchError, MirrorError
 from mirror.domain.names import Digest, Repository
+from mirror.observe import tracing
 from mirror.store.partial import Former, Partial
 from mirror.store.store import StoredObject
 
@@ -47,6 +48,7 @@ class Fill:
         self.finished = False
         self.has_slot = False
         self.is_too_large = False
+        self.span = tracing.NOTHING
         self.readers = 0
         self.forwarded_ranges = 0
         self.first_byte_at: float | None = None

@@ -10,6 +10,7 @@ from mirror.domain.errors import (
     UpstreamTroubleError,
 )
 from mirror.domain.names import Digest, Repository
+from mirror.observe import tracing
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
 from mirror.runtime.pools import Pool
@@ -83,9 +84,11 @@ class Fills:
         fill = self._fills.get(key)
         if fill is not None:
             fill.add_source(source)
+            tracing.current().link(fill.span)
             return fill, False
         fill = self._fills[key] = Fill(digest, scope, source, expected_bytes)
         fill.is_too_large = key in self._outgrown
+        fill.span = tracing.begin("fill", tracing.Kind.INTERNAL)
         running = self._run(fill, self._last.get(key))
         task = self._last[key] = asyncio.create_task(running, name=f"fill {digest}")
         self._tasks[task] = fill
@@ -119,7 +122,8 @@ class Fills:
                 upstream=self._sources,
                 patience=Retries(self._metrics),
             )
-            await download.run()
+            with fill.span.current():
+                await download.run()
         except MirrorError as error:
             outcome = _outcome(error)
             if isinstance(error, NoSpaceError) and fill.has_head and fill.size_bytes is None:
@@ -134,6 +138,7 @@ class Fills:
             self._forget(fill)
             self._metrics.fills_in_progress.dec()
             self._metrics.fills.labels(outcome).inc()
+            _end_span(fill, outcome)
 
     def _readers_changed(self, fill: Fill, task: "asyncio.Task[None]") -> None:
         if self.abandon == "stop" and not fill.readers and not fill.is_verified:
@@ -157,6 +162,7 @@ class Fills:
         fill = self._tasks.pop(task)
         # One that was cancelled before its first step has told nobody so far.
         fill.end(UpstreamTroubleError("the download was interrupted"))
+        fill.span.end()
         self._forget(fill)
         key = fill.scope, fill.digest
         if self._last.get(key) is task:
@@ -171,6 +177,21 @@ class Fills:
             received_bytes=fill.received_bytes,
             reason=str(error),
         )
+
+
+def _end_span(fill: Fill, outcome: str) -> None:
+    fill.span.set(
+        {
+            "mirror.upstream": fill.active_source.upstream,
+            "mirror.repository": fill.active_source.name,
+            "mirror.digest": str(fill.digest),
+            "mirror.outcome": outcome,
+            "mirror.received_bytes": fill.received_bytes,
+        }
+    )
+    if outcome != "committed":
+        fill.span.fail(outcome)
+    fill.span.end()
 
 
 def _outcome(error: MirrorError) -> str:

@@ -25,6 +25,7 @@ from mirror.domain.errors import (
 from mirror.domain.networks import Reach, judged
 from mirror.domain.redirects import redact
 from mirror.domain.routing import Kind
+from mirror.observe import tracing
 from mirror.observe.metrics import Metrics
 from mirror.runtime import via
 from mirror.runtime.pools import Pools
@@ -71,6 +72,7 @@ class Transport:
             UpstreamTimeoutError: no answer within the connect or idle time.
             UpstreamTroubleError: no connection, or an answer that is not HTTP.
         """
+        at_home = Origin.of(url) in self._home
         own = {
             "User-Agent": USER_AGENT,
             "Accept-Encoding": "identity",
@@ -79,27 +81,52 @@ class Transport:
         proxy = self._upstream.proxy or proxy_of_environment(url)
         if not self._may_ask(url, is_proxied=proxy is not None):
             raise self._private(url, named_by)
-        started = time.monotonic()
+        started, span = time.monotonic(), self._span(method, url, kind)
         try:
-            response = await self._open().request(
-                method,
-                URL(url, encoded=True),
-                headers={**own, **headers},
-                data=body,
-                allow_redirects=False,
-                read_bufsize=read_ahead_bytes,
-                proxy=proxy,
-                ssl=self._home_tls if Origin.of(url) in self._home else self._foreign_tls,
-            )
+            with span.current():
+                response = await self._open().request(
+                    method,
+                    URL(url, encoded=True),
+                    headers={**own, **self._trace_headers(at_home=at_home), **headers},
+                    data=body,
+                    allow_redirects=False,
+                    read_bufsize=read_ahead_bytes,
+                    proxy=proxy,
+                    ssl=self._home_tls if at_home else self._foreign_tls,
+                )
         except BaseException as error:
             self._count(kind, method, 0, started)
+            span.fail(type(error).__name__)
+            span.end()
             if isinstance(error, PrivateAddressError):
                 raise self._private(url, named_by) from None
             if isinstance(error, (aiohttp.ClientError, OSError, ValueError)):
                 raise translated(error, url) from None
             raise
         self._count(kind, method, response.status, started)
+        _end(span, response.status)
         return response
+
+    def _trace_headers(self, *, at_home: bool) -> dict[str, str]:
+        """Return what tells our own endpoints of the trace; never to where they redirect."""
+        return tracing.headers() if at_home and self._upstream.trace_context else {}
+
+    def _span(self, method: str, url: str, kind: Kind) -> tracing.Span:
+        span = tracing.begin(f"{method} {kind}", tracing.Kind.CLIENT)
+        if tracing.is_on():
+            span.set(self._facts(method, url, kind))
+        return span
+
+    def _facts(self, method: str, url: str, kind: Kind) -> dict[str, tracing.Fact | None]:
+        origin = Origin.of(url)
+        return {
+            "http.request.method": method,
+            "url.full": redact(url),
+            "server.address": None if origin is None else origin.host,
+            "server.port": None if origin is None else origin.port,
+            "mirror.upstream": self._upstream.name,
+            "mirror.kind": kind.value,
+        }
 
     def received(self, size_bytes: int) -> None:
         """Count bytes of a body."""
@@ -169,6 +196,13 @@ class Transport:
             elapsed_seconds = time.monotonic() - started
             self._metrics.upstream_seconds.labels(name, kind).observe(elapsed_seconds)
         self._metrics.upstream_up.labels(name).set(int(0 < status < 500))
+
+
+def _end(span: tracing.Span, status: int) -> None:
+    span.set({"http.response.status_code": status})
+    if status >= 400:
+        span.fail(f"status {status}")
+    span.end()
 
 
 def proxy_of_environment(url: str) -> str | None:

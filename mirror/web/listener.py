@@ -9,12 +9,13 @@ from mirror.observe.requests import Recorder
 from mirror.settings import Server
 from mirror.web.access import access_logger
 from mirror.web.registry import RegistryApi
+from mirror.web.tracing import traced
 
 
 def registry_runner(api: RegistryApi, settings: Server) -> web.ServerRunner:
     """Return what answers by *api*, behind a gate; its ``cleanup`` lets running answers end."""
     grace_seconds = settings.shutdown_grace_seconds
-    return web.ServerRunner(web.Server(api.handle), shutdown_timeout=grace_seconds)
+    return web.ServerRunner(web.Server(traced(api.handle)), shutdown_timeout=grace_seconds)
 
 
 def registry_options(recorder: Recorder) -> dict[str, Any]:
