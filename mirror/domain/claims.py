@@ -54,7 +54,10 @@ def _is_in_time(claims: Mapping[str, Any], now: float) -> bool:
     expires, begins = claims.get("exp"), claims.get("nbf", 0)
     if not isinstance(expires, int | float) or not isinstance(begins, int | float):
         return False
-    return bool(begins - LEEWAY_SECONDS <= now < expires + LEEWAY_SECONDS)
+    try:
+        return float(begins) - LEEWAY_SECONDS <= now < float(expires) + LEEWAY_SECONDS
+    except OverflowError:  # JSON knows numbers that a float cannot hold
+        return False
 
 
 def _texts(value: object) -> frozenset[str]:

@@ -43,8 +43,8 @@ def parse_authorization(lines: Sequence[str]) -> Credential | None:
         return None
     scheme, _, rest = lines[0].partition(" ")
     rest = rest.strip()
-    if len(lines) > 1 or len(rest) > _MAX_CHARS or not rest:
-        raise MalformedError
+    if len(lines) > 1 or len(rest) > _MAX_CHARS or not rest or not rest.isascii():
+        raise MalformedError  # bytes that are not ASCII cannot be encoded again later
     match scheme.lower():
         case "bearer":
             return Bearer(rest)

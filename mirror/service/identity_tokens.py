@@ -29,6 +29,10 @@ _REVIEWED_SECONDS: Final = 60.0
 _REFUSED_SECONDS: Final = 10.0
 _ENTRY_BYTES: Final = 1000
 _JWT_MAX_CHARS: Final = 16 * 1024
+_UNREADABLE: Final = (jwt.PyJWTError, ValueError, TypeError, RecursionError)
+"""What PyJWT raises at junk: besides its own errors, those of JSON that is nested deeply, of
+keys whose fields are of another type, and of text that is not UTF-8."""
+
 _log = get_logger("auth")
 
 FetchKeys = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
@@ -95,10 +99,10 @@ class KeyRing:
 def _usable(keys: Sequence[Mapping[str, Any]]) -> dict[str, jwt.PyJWK]:
     found = {}
     for key in keys:
-        if key.get("kty") in _KINDS and key.get("use", "sig") == "sig":
+        if str(key.get("kty")) in _KINDS and key.get("use", "sig") == "sig":
             try:
                 found[str(key.get("kid", ""))] = jwt.PyJWK.from_dict(dict(key))
-            except jwt.PyJWTError:
+            except _UNREADABLE:
                 continue  # of a kind that is not known here
     return found
 
@@ -123,7 +127,7 @@ class OidcTokens:
         try:
             # Only to find the key: nothing of it counts before the signature has been checked.
             unsafe = jwt.decode_complete(token, options={"verify_signature": False})
-        except jwt.PyJWTError:
+        except _UNREADABLE:
             return None
         header, said = unsafe["header"], unsafe["payload"]
         if said.get("iss") != self._rules.issuer or header.get("alg") not in ALGORITHMS:
@@ -139,7 +143,7 @@ class OidcTokens:
     def _holder(self, token: str, key: jwt.PyJWK) -> Identity | None:
         try:
             claims = jwt.decode(token, key, algorithms=list(ALGORITHMS), options=_SIGNATURE_ONLY)
-        except jwt.PyJWTError:
+        except _UNREADABLE:
             return None
         return self._rules.identity(claims, self._clock.wall())
 

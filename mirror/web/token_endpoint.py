@@ -80,7 +80,10 @@ async def _asked(request: web.BaseRequest) -> _Asked:
         return _Asked([value for name, value in query if name == "scope"])
     if (request.content_length or 0) > _FORM_MAX_BYTES:
         raise UnauthenticatedError("the form is too large", BASIC_CHALLENGE)
-    body = (await request.read()).decode("utf-8", "replace")
+    try:
+        body = (await request.read()).decode("utf-8", "replace")
+    except web.HTTPRequestEntityTooLarge:  # one that did not tell its length
+        raise UnauthenticatedError("the form is too large", BASIC_CHALLENGE) from None
     form = parse_qsl(body, keep_blank_values=True)
     scopes = [value for name, value in form if name == "scope"]
     fields = dict(form)

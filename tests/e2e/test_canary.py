@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
+import bcrypt
 import pytest
 import yaml
 from yarl import URL
@@ -43,6 +44,7 @@ IMAGE = image(7)
 REPOSITORY = "team/app"
 USER = "robot"
 PAIR = base64.b64encode(f"{USER}:{CANARY}".encode()).decode()
+JUNK = base64.urlsafe_b64encode(b'{"alg":"RS256","iss":"x"}').decode().rstrip("=")
 PATIENCE = aiohttp.ClientTimeout(total=20)
 
 FAULTS: dict[str, Fault] = {
@@ -417,21 +419,39 @@ def bad_configurations(settings: dict[str, object]) -> Iterator[str]:
 
 
 async def test_what_clients_show_to_prove_who_they_are(town: Town) -> None:
+    """Known and unknown credentials of clients, also where the registry itself is asked."""
     tokens = town.secret("client-tokens", f"ci:{CANARY}-of-a-client\nbroken {CANARY}\n")
-    settings = configuration(town)
+    hashed = bcrypt.hashpw(CANARY.encode(), bcrypt.gensalt(4)).decode()
+    users = town.secret("htpasswd", f"{USER}:{hashed}\nbroken:{CANARY}\n")
+    verified = {"endpoints": [town.registry.url], "policy": {"access": "verify"}}
+    settings = configuration(town, upstreams={**town.upstreams(), "verified.example": verified})
     server = settings["server"]
     assert isinstance(server, dict)
-    server["auth"] = {"challenge": "ping", "tokens": {"file": tokens}}
+    server["auth"] = {
+        "challenge": "ping",
+        "tokens": {"file": tokens},
+        "htpasswd": {"file": users},
+        "oidc": [{"issuer": town.registry.url, "audience": "mirror"}],
+    }
+    town.registry.guard = BasicGuard(users={USER: CANARY})
+    statuses = {}
     async with running(town, settings) as mirror:
-        ways = [
+        for shown in (
             f"Bearer {CANARY}-of-a-client",
             f"Bearer {CANARY}",
+            f"Bearer {JUNK}.{JUNK}.{CANARY}",
             f"Basic {PAIR}",
             f"Basic {CANARY}",
             f"Digest {CANARY}",
-        ]
-        for shown in ways:
-            await mirror.ask("GET", f"{mirror.registry_url}/v2/", Authorization=shown)
-            await mirror.all_kinds("password.example", Authorization=shown)
+        ):
+            ping = f"{mirror.registry_url}/v2/"
+            statuses[shown] = await mirror.ask("GET", ping, Authorization=shown)
+            scope = f"service=mirror&account={CANARY}&scope=repository:{REPOSITORY}:pull"
+            endpoint = f"{mirror.registry_url}/token?{scope}"
+            await mirror.ask("GET", endpoint, Authorization=shown)
+            for upstream in ("password.example", "verified.example"):
+                await mirror.all_kinds(upstream, Authorization=shown)
         await mirror.ask("GET", f"{mirror.admin_url}/metrics")
+    assert statuses[f"Bearer {CANARY}-of-a-client"] == statuses[f"Basic {PAIR}"] == 200
+    assert statuses[f"Bearer {CANARY}"] == statuses[f"Basic {CANARY}"] == 401
     assert_kept_secret(town)

@@ -40,6 +40,7 @@ class Issuer(Origin):
         self.clock = clock
         self.signers = [Signer("one")]
         self.called: str | None = None
+        self.odd_keys: list[dict[str, Any]] = []
 
     def rotate(self, name: str) -> None:
         """Sign with a new key from here on, and forget the old one."""
@@ -56,7 +57,9 @@ class Issuer(Origin):
             return answers.json_answer({"issuer": issuer, "jwks_uri": f"{self.url}/keys"})
         if request.path == "/keys":
             odd = {"kty": "oct", "kid": "shared", "k": "c2VjcmV0"}
-            return answers.json_answer({"keys": [odd, *(each.public() for each in self.signers)]})
+            return answers.json_answer(
+                {"keys": [odd, *self.odd_keys, *(each.public() for each in self.signers)]}
+            )
         return answers.text(404, "404 page not found\n")
 
 

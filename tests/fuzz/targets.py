@@ -3,21 +3,24 @@
 A reader may refuse by the errors that it documents; anything else that it raises is a finding.
 """
 
+import asyncio
+import base64
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mirror.config import ConfigError, load, show
 from mirror.domain.backoff import retry_after_seconds
 from mirror.domain.budget import Budget, Reading
 from mirror.domain.challenge import Origin, parse_challenges, realm_allowed, usable
-from mirror.domain.credentials import MalformedError, parse_authorization
+from mirror.domain.claims import ClaimRules
+from mirror.domain.credentials import Bearer, MalformedError, parse_authorization
 from mirror.domain.errors import (
     ManifestInvalidError,
     MirrorError,
@@ -35,6 +38,9 @@ from mirror.domain.ranges import Span, parse_content_range, select
 from mirror.domain.redirects import next_hop, redact
 from mirror.domain.routing import Table
 from mirror.observe.logs import redact_text
+from mirror.runtime.clock import Clock
+from mirror.service.identity_tokens import KeyRing, OidcTokens
+from mirror.service.identity_tokens import _usable as _oidc_usable
 from mirror.upstream.tokens import read_token
 
 _TABLE: Final = Table(
@@ -182,6 +188,37 @@ def log_text(data: bytes) -> None:
     )
 
 
+def identity(data: bytes) -> None:
+    """Tokens of OpenID issuers: whole, and made of a header, claims and a signature; and keys."""
+    parts = data.split(b"\n")
+    token = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts[:3])
+    for shown in (token, data.decode("utf-8", "surrogateescape")):
+        assert _runner().run(_oidc().identify(Bearer(shown))) is None  # nothing here is signed
+    with suppress(ValueError, RecursionError):
+        claims = json.loads(parts[0])
+        if isinstance(claims, dict):
+            _CLAIMS.identity(claims, 1.8e9)
+            _oidc_usable([claims])
+
+
+_CLAIMS: Final = ClaimRules(issuer="https://issuer.example", audience="mirror", required={})
+
+
+async def _keys() -> Sequence[Mapping[str, Any]]:
+    return [_PUBLIC_KEY]
+
+
+@cache
+def _runner() -> asyncio.Runner:
+    return asyncio.Runner()
+
+
+@cache
+def _oidc() -> OidcTokens:
+    clock = Clock()
+    return OidcTokens(_CLAIMS, KeyRing(_CLAIMS.issuer, _keys, clock), clock)
+
+
 @cache
 def _directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="mirror-fuzz-"))
@@ -209,6 +246,14 @@ def _json(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
+_PUBLIC_KEY: Final = {
+    "kty": "EC",
+    "crv": "P-256",
+    "kid": "k",
+    # The point that RFC 7517, appendix A.1, has as an example.
+    "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+    "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM",
+}
 _LAYER: Final = {"mediaType": "application/octet-stream", "digest": _DIGEST, "size": 5}
 
 TARGETS: Final[dict[str, Target]] = {
@@ -286,6 +331,17 @@ TARGETS: Final[dict[str, Target]] = {
             _json({"ServerURL": "x", "Username": "<token>", "Secret": "s"}),
         ],
         ['"auths"', '"auth"', '"quay.io/team"', '"credHelpers"', '"identitytoken"', '"Secret"'],
+    ),
+    "identity": Target(
+        identity,
+        [
+            b'{"alg":"ES256","kid":"k","typ":"JWT"}\n{"iss":"https://issuer.example"}\nsigned',
+            _json({"iss": "https://issuer.example", "aud": ["mirror"], "exp": 2e9, "sub": "a"}),
+            _json({**_PUBLIC_KEY, "use": "sig"}),
+            b"{}\n" + b"[" * 3000 + b"\n",
+        ],
+        ['"iss":', '"aud":', '"exp":', '"alg":', '"kid":"k"', '"kty":', "https://issuer.example"],
+        max_bytes=8 * 1024,
     ),
     "limits": Target(
         limits,

@@ -13,14 +13,21 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.registry import FakeRegistry
 from tests.harness import ForbiddenExecutor, Mirror, mirror_of
 
+CANARY = "canary-secret"
+"""What the passwords of accounts in all tests begin with."""
+
 
 @pytest.fixture(autouse=True)
 def log_lines() -> Iterator[io.StringIO]:
-    """Return what is logged; without this, structlog would print local variables."""
+    """Return what is logged; without this, structlog would print local variables.
+
+    The password of the tests is in no line of any of them.
+    """
     lines = io.StringIO()
     logs.configure("json", "debug", lines)
     yield lines
     structlog.reset_defaults()
+    assert CANARY not in lines.getvalue()
 
 
 @pytest.fixture(autouse=True)

@@ -137,6 +137,8 @@ JSON = st.recursive(
 def test_any_claims_are_read_or_refused(claims: dict[str, object]) -> None:
     rules = ClaimRules(issuer="https://i", audience="mirror", required={})
     assert rules.identity(claims, 0.0) is None, "no such claims name this issuer"
+    absurd = {"iss": "https://i", "aud": "mirror", "sub": "a", "exp": 10**400}
+    assert rules.identity(absurd, 0.0) is None
     named = rules.identity({**claims, "iss": "https://i", "aud": "mirror", "exp": 1, "nbf": 0}, 0.0)
     assert named is None or named.user == claims["sub"]
 

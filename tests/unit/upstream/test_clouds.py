@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -343,15 +343,16 @@ async def test_another_kind_of_key_of_google_is_named(
 class AzureRegistry(FakeRegistry):
     """A registry whose token endpoint and exchange are its own."""
 
-    def __init__(self, azure: FakeAzure) -> None:
+    def __init__(self, azure: FakeAzure, *, is_open: bool = False) -> None:
         super().__init__()
         self.azure = azure
+        self.is_open = is_open
 
     def answer(self, request: Recorded) -> Answer:
         if request.path.startswith("/oauth2/"):
             return self.azure.answer(request)
         scheme, _, token = (request.authorization or "").partition(" ")
-        if scheme == "Bearer" and token in self.azure.access_tokens:
+        if self.is_open or (scheme == "Bearer" and token in self.azure.access_tokens):
             return super().answer(request)
         refusal = TokenGuard(
             tokens=TokenService(service=self.authority),
@@ -421,3 +422,63 @@ async def test_azure_says_what_is_missing(
         got = await mirror.get(manifest())
     assert b"AZURE_TENANT_ID and AZURE_CLIENT_ID" in got.body
     assert b"canary" not in got.body
+
+
+# --- all kinds ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cloud", ["ecr", "gcp", "azure", "helper", "docker_config"])
+async def test_a_source_that_fails_is_trouble_of_ours_and_never_the_clients(
+    tmp_path: Path,
+    aws: FakeAws,
+    clock: FakeClock,
+    environment: SetEnvironment,
+    cloud: str,
+) -> None:
+    """Invariant 8: stale, else 502, counted, and not remembered."""
+    broken = tmp_path / "broken"
+    helper = tmp_path / "docker-credential-test"
+    helper.write_text(
+        f'#!/bin/sh\ntest ! -e {broken} && echo \'{{"Username":"u","Secret":"s"}}\'\n',
+        encoding="utf-8",
+    )
+    helper.chmod(0o700)
+    config = tmp_path / "config.json"
+    config.write_text('{"auths": {"quay.io": {"auth": "dTpz"}}}', encoding="utf-8")
+    given = {"helper": str(helper), "docker_config": config}.get(cloud)
+    ours = Credential.model_validate(
+        {"name": "ci", **({cloud: given} if given else {"cloud": cloud})}
+    )
+    async with FakeGoogle() as google, FakeAzure() as azure, AsyncExitStack() as stack:
+        environment(
+            aws_environment(aws, tmp_path, "key")
+            | {"AWS_REGION": "eu-west-1", "GCE_METADATA_HOST": google.authority}
+            | azure_environment(azure, tmp_path, "machine")
+        )
+        # A registry without a guard, but with an exchange.
+        open_registry = AzureRegistry(azure, is_open=True)
+        await stack.enter_async_context(open_registry)
+        azure.service = open_registry.authority
+        open_registry.push(REPOSITORY, IMAGE, tags=["v1"])
+        open_registry.push(REPOSITORY, SECOND, tags=["v2"])
+        upstream = Upstream(endpoints=(open_registry.url,), credentials=(ours,))
+        async with mirror_of(tmp_path / "cache", {"quay.io": upstream}, clock=clock) as mirror:
+            await pull(mirror, IMAGE)
+            for origin in (aws, google, azure):
+                origin.fail(faults.status(500))
+            broken.touch()
+            config.write_text("{}", encoding="utf-8")
+            clock.advance(24 * 3600)
+            stale, other = await mirror.get(manifest()), await mirror.get(manifest("v2"))
+            counted = await mirror.metric(REFUSED, upstream="quay.io", account="ci")
+            for origin in (aws, google, azure):
+                origin.heal()
+            broken.unlink()
+            config.write_text('{"auths": {"quay.io": {"auth": "dTpz"}}}', encoding="utf-8")
+            clock.advance(15)
+            healed = await mirror.get(manifest("v2"))
+    assert stale.status == 200
+    assert "credential-refused" in stale.cache_status
+    assert (other.status, other.error_code) == (502, "UNKNOWN")
+    assert counted >= 2
+    assert healed.body == SECOND.content

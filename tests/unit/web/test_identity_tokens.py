@@ -1,5 +1,7 @@
 """Tokens of identity providers and of Kubernetes let callers in, as far as rules say."""
 
+import asyncio
+import base64
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -112,6 +114,44 @@ async def test_what_is_not_for_us_is_refused(
     assert await status(mirror, good) == 200
     for token in (*wrong.values(), good):
         assert len(token) < 10 or token not in log_lines.getvalue()
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        b"Bearer a.b.\xff",
+        b"Bearer \xff\xfe",
+        b"Bearer " + b".".join([b"e30", base64.urlsafe_b64encode(b"[" * 6000), b"x"]),
+        b"Basic " + base64.b64encode(b"u:a.b.\xc3\xa9"),
+    ],
+    ids=["not UTF-8", "no ASCII", "nested", "not ASCII"],
+)
+async def test_what_no_parser_expects_is_refused(
+    mirror: Mirror, log_lines: io.StringIO, shown: bytes
+) -> None:
+    """Found by `make fuzz`: each was a failure of the mirror."""
+    for path in (PATH, "/token"):
+        reader, writer = await asyncio.open_connection(mirror.host, mirror.port)
+        head = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: "
+        writer.write(head.encode() + shown + b"\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+    assert "failed unexpectedly" not in log_lines.getvalue()
+
+
+async def test_keys_that_are_none_are_left_out(mirror: Mirror, issuer: Issuer) -> None:
+    issuer.odd_keys = [{"kty": ["EC"]}, {"kty": "EC", "x": 5}, {"kty": "RSA", "n": "", "e": "?"}]
+    assert await status(mirror, issuer.token(team="blue")) == 200
+
+
+async def test_a_form_without_end_is_refused(mirror: Mirror, log_lines: io.StringIO) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b"a" * 60_000
+
+    async with mirror.session.post(f"{mirror.url}/token", data=endless()) as got:
+        assert got.status == 401
+    assert "failed unexpectedly" not in log_lines.getvalue()
 
 
 async def test_keys_are_replaced(mirror: Mirror, issuer: Issuer, clock: FakeClock) -> None:
