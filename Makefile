@@ -23,6 +23,12 @@ run: $(VENV)/.runtime ## Start a Docker Hub mirror on :5000 (PORT=…, ADMIN_POR
 test: $(VENV)/.dev ## Run the fast tests with coverage (no root, no network)
 	$(BIN)/pytest -n auto --cov --cov-report=term
 
+workers: $(VENV)/.dev ## Test several processes on one port: real ones, and the fast tests with four
+	$(BIN)/pytest -n auto tests/workers
+	MIRROR_TEST_WORKERS=4 $(BIN)/pytest -n auto tests/unit/web tests/unit/service tests/unit/transfer \
+	  tests/unit/upstream tests/unit/test_app.py tests/unit/test_reloading.py \
+	  tests/unit/test_isolation_of_waiting.py
+
 lint: $(VENV)/.dev ## Check format, style, types and the import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -84,7 +90,7 @@ clean: ## Remove the virtual environment and everything that was built
 	  .hypothesis .import_linter_cache
 	find mirror tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help run test lint format e2e conformance bench crash soak fuzz reliability build release clean
+.PHONY: help run test workers lint format e2e conformance bench crash soak fuzz reliability build release clean
 
 # The first of these that is new enough, or the one that PYTHON names.
 $(BIN)/python:

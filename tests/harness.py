@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -10,10 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+import pytest
 from multidict import CIMultiDictProxy
 from yarl import URL
 
 from mirror.app import Running, running
+from mirror.app.worker import Worker
 from mirror.domain.names import Digest, Repository
 from mirror.runtime.clock import Clock
 from mirror.settings import Cache, Fill, ListenAddress, Policy, Server, Settings, Timeouts, Upstream
@@ -30,6 +34,11 @@ LOOPBACK = ("127.0.0.0/8",)
 QUICK = Timeouts(connect_seconds=2, response_seconds=3, revalidate_seconds=0.3, idle_seconds=1)
 PATIENCE = aiohttp.ClientTimeout(total=20)
 MIB = 1 << 20
+WORKERS = int(os.environ.get("MIRROR_TEST_WORKERS", "1"))
+"""All mirrors of the tests have so many: ``make test-workers`` runs them with four."""
+in_one_process = pytest.mark.skipif(
+    WORKERS > 1, reason="looks into what answers clients, which is elsewhere with workers"
+)
 T = TypeVar("T")
 
 
@@ -91,17 +100,24 @@ class Mirror:
 
     async def metric(self, name: str, **labels: str) -> float:
         """Return the value of a metric; 0 where there is none."""
+        await self._heard()
         value = self.up.metrics.registry.get_sample_value(name, labels)
         return 0.0 if value is None else value
 
     async def total(self, name: str, **labels: str) -> float:
         """Return the sum over all series of a metric that have these labels."""
+        await self._heard()
         return sum(
             sample.value
             for family in self.up.metrics.registry.collect()
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
+
+    async def _heard(self) -> None:
+        """Let come what workers have told: the socket to them is read in the next turns."""
+        for _ in range(4 if self.up.team else 0):
+            await asyncio.sleep(0)
 
     async def becomes(self, name: str, value: float, **labels: str) -> None:
         """Wait until a metric has a value."""
@@ -138,8 +154,7 @@ def settings(
     fields of ``cache``); everything else is a field of ``Settings``.
     """
     return Settings(
-        server=more.pop("server", None)
-        or Server(listen=ANY_PORT, admin_listen=ANY_PORT, shutdown_grace_seconds=1),
+        server=_server(more.pop("server", None)),
         cache=Cache(
             **{
                 "directory": directory,
@@ -155,6 +170,11 @@ def settings(
         default_upstream=more.pop("default_upstream", next(iter(upstreams))),
         **more,
     )
+
+
+def _server(given: Server | None) -> Server:
+    server = given or Server(listen=ANY_PORT, admin_listen=ANY_PORT, shutdown_grace_seconds=1)
+    return server.model_copy(update={"workers": WORKERS}) if WORKERS > 1 else server
 
 
 def _upstream(given: Origin | str | Upstream) -> Upstream:
@@ -174,11 +194,45 @@ async def mirror_of(
 ) -> AsyncIterator[Mirror]:
     """Run a mirror of some upstreams."""
     clocks = None if clock is None else Clock(wall=clock, monotonic=clock)
+    spawn = InLoop(clocks or Clock())
     async with (
-        running(settings(directory, upstreams, **more), clocks) as up,
+        running(settings(directory, upstreams, **more), clocks, spawn=spawn) as up,
         aiohttp.ClientSession(timeout=PATIENCE, auto_decompress=False) as session,
     ):
+        if up.team is not None:
+            await up.team.all_ready()
         yield Mirror(up, directory, session)
+
+
+class InLoop:
+    """Runs workers as tasks of the test's own loop: all but the process is as it is."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    async def __call__(self, end: socket.socket, listening: socket.socket) -> "WorkerTask":
+        worker = Worker(
+            end.dup(), listening.dup(), self._clock, owns_process=False, report_at_once=1
+        )
+        return WorkerTask(worker)
+
+
+class WorkerTask:
+    """A worker in the test's own loop."""
+
+    pid = 0
+
+    def __init__(self, worker: Worker) -> None:
+        self._task = asyncio.create_task(worker.run())
+
+    async def wait(self) -> int:
+        await asyncio.wait([self._task])
+        if self._task.cancelled():
+            return -9
+        return 0 if self._task.exception() is None else 1
+
+    def kill(self) -> None:
+        self._task.cancel()
 
 
 async def gathered(count: int, one: Callable[[], Awaitable[T]]) -> list[T]:

@@ -13,6 +13,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 import mirror
+from mirror.app.front import Front, registry_sockets
 from mirror.app.listeners import Listener, cancel, started
 from mirror.app.reloading import Reloading
 from mirror.app.services import Services, declared_pins, policies_of
@@ -21,7 +22,7 @@ from mirror.app.watching import Watched, overview_api, place_of
 from mirror.observe import logs, tracing
 from mirror.observe.health import Health, watch_event_loop
 from mirror.observe.metrics import Metrics
-from mirror.observe.requests import Ledger, PastRequests
+from mirror.observe.requests import PastRequests
 from mirror.observe.traffic import Meter, Traffic
 from mirror.runtime.certificates import CertificateError
 from mirror.runtime.clock import Clock
@@ -43,11 +44,12 @@ from mirror.web.api import api
 from mirror.web.banner import banner
 from mirror.web.cache_api import CacheApi
 from mirror.web.guard import Guard
-from mirror.web.listener import registry_options, registry_runner
 from mirror.web.listening import ListenError, listen
 from mirror.web.openapi import Route
 from mirror.web.prefetch_api import PrefetchApi
 from mirror.web.pull_api import PullApi
+from mirror.workers.spawning import Spawn, process
+from mirror.workers.team import Team
 
 _log = logs.get_logger("app")
 _ADMIN_GRACE_SECONDS = 1
@@ -67,6 +69,8 @@ class Running:
     reloading: Reloading
     keeper: Keeper
     prefetcher: Prefetcher
+    team: Team | None
+    """The workers, if there are some."""
 
 
 def run(settings: Settings, source: Path | None) -> int:
@@ -113,28 +117,33 @@ async def _serve(settings: Settings, source: Path | None) -> None:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, clock: Clock | None = None, source: Path | None = None
+    settings: Settings,
+    clock: Clock | None = None,
+    source: Path | None = None,
+    spawn: Spawn = process,
 ) -> AsyncIterator[Running]:
-    """Start a mirror, and stop it in the reverse order; *source* is the file of its settings.
+    """Start a mirror, and stop it in the reverse order.
+
+    Args:
+        settings: What it is to do.
+        clock: The time.
+        source: The file of its settings, if there is one.
+        spawn: How its workers are started, if it has some.
 
     Raises:
         LayoutError: the cache directory cannot be used.
         ListenError: an address cannot be listened on.
         CertificateError: the certificate of a listener cannot be used.
     """
-    clock = clock or Clock()
-    metrics = Metrics(CollectorRegistry())
+    clock, metrics = clock or Clock(), Metrics(CollectorRegistry())
     async with AsyncExitStack() as stack:
-        registry_socket = stack.enter_context(listen(settings.server.listen, "server.listen"))
+        sockets = [stack.enter_context(each) for each in registry_sockets(settings)]
         admin_socket = stack.enter_context(
             listen(settings.server.admin_listen, "server.admin_listen")
         )
         pools = Pools()
         stack.callback(pools.close)
-        registry_listener = Listener("registry", settings.server.limits, metrics)
-        registry_listener.secure(settings.server.tls, "server.tls", pools.admin)
-        admin_listener = Listener("admin", settings.server.limits, metrics)
-        admin_listener.secure(settings.server.admin.tls, "server.admin.tls", pools.admin)
+        registry_listener, admin_listener = _listeners(settings, metrics, pools)
         tier = MemoryTier(settings.cache.memory_bytes)
         stack.push_async_callback(tier.clear)
         store = _store(settings, pools, tier, metrics, clock)
@@ -143,40 +152,40 @@ async def running(
         tools = Tools(pools, tier, metrics, Traffic(metrics, clock, Meter()), clock)
         services = Services(settings, tools, store, policies)
         stack.push_async_callback(services.close)
-        health = Health(store.is_writable)
+        health, past = Health(store.is_writable), PastRequests()
         sweep = Sweep(store, policies.useful_seconds)
         house = Housekeeping(store, sweep, metrics)
         works = (*house.works(), services.keeper.run(), store.keep_house())
-        for work in (*works, watch_event_loop(metrics)):
+        for work in (*works, watch_event_loop(metrics.event_loop_lag.observe)):
             stack.push_async_callback(cancel, started(work))
-        cache, past = CacheAdmin(store, lambda: services.table, sweep), PastRequests()
-        place = place_of(settings, _bound(settings.server.listen, registry_socket))
-        overview = overview_api(services, tools, Watched(policies, cache, health, past, place))
+        front = Front(settings, services, tools, registry_listener, sockets, past, spawn)
+        address = _bound(settings.server.listen, sockets[0])
+        cache = CacheAdmin(store, lambda: services.table, sweep, front.settled)
+        watched = Watched(policies, cache, health, past, place_of(settings, address))
+        overview = overview_api(services, tools, watched)
         routes = (
             *CacheApi(cache, pools.admin).routes(),
             *PullApi(services.pulls, past).routes(),
             *overview.routes(),
             *PrefetchApi(services.prefetcher).routes(),
         )
-        guard = services.access.guard
-        admin = _admin_runner(settings, routes, health, metrics, pools, guard)
+        admin = _admin_runner(settings, routes, health, metrics, pools, services.access.guard)
         await admin_listener.serve(stack, admin, admin_socket, access_log=None)
         stack.callback(overview.feed.close)  # its listeners would hold up the end
-        runner = registry_runner(services.registry, settings.server)
-        options = registry_options(Ledger(metrics, past, tools.traffic))
-        await registry_listener.serve(stack, runner, registry_socket, **options)
+        await front.serve(stack)
         health.started = True
         yield Running(
-            _bound(settings.server.listen, registry_socket),
+            address,
             _bound(settings.server.admin_listen, admin_socket),
             health,
             metrics,
             store,
             services.fills,
             cache,
-            Reloading(source, services.reload, pools.admin, metrics),
+            Reloading(source, lambda new: _reload(services, front, new), pools.admin, metrics),
             services.keeper,
             services.prefetcher,
+            front.team,
         )
 
 
@@ -200,12 +209,28 @@ async def stopped_cache(settings: Settings) -> AsyncIterator[CacheAdmin]:
         yield CacheAdmin(store, lambda: table, sweep)
 
 
+def _reload(services: Services, front: Front, settings: Settings) -> list[str]:
+    restart = services.reload(settings)
+    front.follow(settings)
+    return restart
+
+
 def _store(
     settings: Settings, pools: Pools, tier: MemoryTier, metrics: Metrics, clock: Clock
 ) -> Store:
     store = Store(settings.cache, pools, tier, metrics, clock, policies_of(settings))
     store.pins.declare(declared_pins(settings))
     return store
+
+
+def _listeners(settings: Settings, metrics: Metrics, pools: Pools) -> tuple[Listener, Listener]:
+    """Return the one of the registry and that of the administration."""
+    server = settings.server
+    registry = Listener("registry", server.limits, metrics)
+    registry.secure(server.tls, "server.tls", pools.admin)
+    admin = Listener("admin", server.limits, metrics)
+    admin.secure(server.admin.tls, "server.admin.tls", pools.admin)
+    return registry, admin
 
 
 def _admin_runner(  # noqa: PLR0917 -- all that the admin listener shows

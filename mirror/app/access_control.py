@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import partial as bound
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from mirror.app.tools import Tools
 from mirror.domain.access import wanted_claims
@@ -19,17 +19,24 @@ from mirror.service.authentication import (
 )
 from mirror.service.identity_tokens import KeyRing, KubernetesTokens, OidcTokens
 from mirror.service.passes import Passes
-from mirror.service.policies import Policies
-from mirror.service.verification import Verification
+from mirror.service.ports import Verifier
 from mirror.service.watched_file import WatchedFile
-from mirror.settings import Auth, KubernetesAuth, Oidc, Settings, UpstreamTls
+from mirror.settings import Auth, KubernetesAuth, Oidc, Server, UpstreamTls
 from mirror.upstream.clouds.calls import Calls
 from mirror.upstream.identity import KubernetesApi, review, signing_keys
-from mirror.upstream.upstreams import Upstreams
 from mirror.web.guard import Guard, GuardTerms
 
 _MOUNTED: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """What Kubernetes mounts into every Pod."""
+
+
+class Configured(Protocol):
+    """What knows who may pull: all settings, or those that a worker has."""
+
+    @property
+    def server(self) -> Server:
+        """The section of the listeners."""
+        ...
 
 
 class AccessControl:
@@ -37,34 +44,29 @@ class AccessControl:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Configured,
         tools: Tools,
-        upstreams: Upstreams,
-        policies: Policies,
-        key: bytes | None = None,
+        verifier: Verifier,
+        fingerprints: Fingerprints,
     ) -> None:
         """Set up.
 
         Args:
             settings: What is configured.
             tools: What everything is built with.
-            upstreams: The registries that check callers themselves.
-            policies: Which of them do.
-            key: Of keyed hashes and tokens; the processes of one mirror share it.
+            verifier: Knows the registries that check callers themselves.
+            fingerprints: Of credentials and tokens, by a key that all processes of a mirror share.
         """
         self._tools = tools
-        self._fingerprints = Fingerprints(key)
+        self._fingerprints = fingerprints
         self._auth: Auth | None = None
         self._calls = Calls(tools.pools.dns)
         self._asking: list[OidcTokens | KubernetesTokens] = []
-        self.verification = Verification(
-            upstreams, policies, tools.tier, self._fingerprints, tools.clock
-        )
         passes = Passes(self._fingerprints, tools.clock, 0)
-        self.guard = Guard(GuardTerms(), passes, self.verification)
+        self.guard = Guard(GuardTerms(), passes, verifier)
         self.reload(settings)
 
-    def reload(self, settings: Settings) -> None:
+    def reload(self, settings: Configured) -> None:
         """Go over to a new configuration; tokens that were issued stay good for their time."""
         auth = settings.server.auth
         if auth == self._auth:
@@ -74,8 +76,7 @@ class AccessControl:
         self.guard.passes.lifetime_seconds = (auth or Auth()).token_ttl_seconds
 
     async def close(self) -> None:
-        """Stop asking registries and identity providers."""
-        await self.verification.close()
+        """Stop asking identity providers."""
         for source in self._asking:
             await source.close()
         await self._calls.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -26,6 +26,7 @@ class Listener:
         self._limits = limits
         self._metrics = metrics
         self._certificates: Certificates | None = None
+        self._open: Callable[[socket.socket], Awaitable[web.BaseSite]] | None = None
 
     def secure(self, tls: ServerTls | None, key: str, pool: Pool) -> None:
         """Speak TLS, if there is *tls*; raises CertificateError."""
@@ -40,6 +41,21 @@ class Listener:
         **options: Any,  # noqa: ANN401 -- of aiohttp's RequestHandler
     ) -> None:
         """Accept connections until *stack* is left."""
+        await self.prepare(stack, runner, **options)
+        await self.open(listening)
+
+    async def open(self, listening: socket.socket) -> web.BaseSite:
+        """Accept connections until the site is stopped; ``prepare`` came before."""
+        assert self._open is not None  # noqa: S101 -- it is prepared
+        return await self._open(listening)
+
+    async def prepare(
+        self,
+        stack: AsyncExitStack,
+        runner: web.ServerRunner | web.AppRunner,
+        **options: Any,  # noqa: ANN401 -- of aiohttp's RequestHandler
+    ) -> None:
+        """Be able to accept connections until *stack* is left."""
         certificates = self._certificates
         tls = None if certificates is None else lambda: certificates.context
         gate = Gate(self.name, self._limits, self._metrics, tls)
@@ -49,7 +65,7 @@ class Listener:
         stack.push_async_callback(cancel, started(gate.watch()))
         if certificates is not None:
             stack.push_async_callback(cancel, started(certificates.watch()))
-        await gate.open(runner, listening, **options)
+        self._open = lambda listening: gate.open(runner, listening, **options)
 
 
 def started(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

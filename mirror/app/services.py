@@ -8,6 +8,7 @@ from mirror.app.tools import Tools
 from mirror.domain.errors import MirrorError
 from mirror.domain.images import image_name, parse_image, parse_pin
 from mirror.observe import logs
+from mirror.runtime.fingerprints import Fingerprints
 from mirror.service.blobs import Blobs
 from mirror.service.fetching import Fetching
 from mirror.service.keeping import Keeper
@@ -19,6 +20,7 @@ from mirror.service.prefetching import Prefetcher
 from mirror.service.pull_admin import PullAdmin
 from mirror.service.quota import Quota
 from mirror.service.schedules import Schedule, Scheduler
+from mirror.service.verification import Verification
 from mirror.settings import Policy, Settings, routing_table
 from mirror.store.inventory import Inventory
 from mirror.store.pins import Pin
@@ -42,7 +44,7 @@ class Services:
 
     def __init__(self, settings: Settings, tools: Tools, store: Store, policies: Policies) -> None:
         self._settings = settings
-        self._store = store
+        self.store = store
         self._policies = policies
         self.table = routing_table(settings.upstreams, settings.default_upstream)
         self.upstreams = Upstreams(
@@ -91,7 +93,11 @@ class Services:
             policies=policies,
             clock=tools.clock,
         )
-        self.access = AccessControl(settings, tools, self.upstreams, policies)
+        self.fingerprints = Fingerprints()
+        self.verification = Verification(
+            self.upstreams, policies, tools.tier, self.fingerprints, tools.clock
+        )
+        self.access = AccessControl(settings, tools, self.verification, self.fingerprints)
         self.registry = self._registry_api(settings, tools, policies)
 
     def _registry_api(self, settings: Settings, tools: Tools, policies: Policies) -> RegistryApi:
@@ -113,17 +119,18 @@ class Services:
             fetching=fetching,
             quota=quota,
             row=self._row,
-            platforms=Inventory(self._store).platforms,
+            platforms=Inventory(self.store).platforms,
             metrics=tools.metrics,
             clock=tools.clock,
         )
-        return Keeper(self._store, fetching), prefetcher
+        return Keeper(self.store, fetching), prefetcher
 
     async def close(self) -> None:
         """Stop asking upstreams."""
         await self.access.close()
         await self.scheduler.close()
         await self.prefetcher.close()
+        await self.verification.close()
         await self.lists.close()
         await self.blobs.close()
         await self.manifests.close()
@@ -151,8 +158,8 @@ class Services:
         self._policies.reload(settings.upstreams)
         self.upstreams.reload(settings.upstreams)
         self.table = routing_table(settings.upstreams, settings.default_upstream)
-        self._store.reload(settings.cache, policies_of(settings))
-        self._store.pins.declare(declared_pins(settings))
+        self.store.reload(settings.cache, policies_of(settings))
+        self.store.pins.declare(declared_pins(settings))
         self.keeper.wake()
         self.scheduler.follow(schedules_of(settings))
         self.access.reload(settings)

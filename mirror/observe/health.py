@@ -3,8 +3,6 @@
 import asyncio
 from collections.abc import Callable
 
-from mirror.observe.metrics import Metrics
-
 _TICK_SECONDS = 0.1
 
 
@@ -28,10 +26,10 @@ class Health:
         return reasons
 
 
-async def watch_event_loop(metrics: Metrics) -> None:
-    """Measure, for ever, how much later than asked for a timer wakes."""
+async def watch_event_loop(observe: Callable[[float], None]) -> None:
+    """Measure, for ever, how much later than asked for a timer wakes; in seconds."""
     loop = asyncio.get_running_loop()
     while True:
         before = loop.time()
         await asyncio.sleep(_TICK_SECONDS)
-        metrics.event_loop_lag.observe(max(0.0, loop.time() - before - _TICK_SECONDS))
+        observe(max(0.0, loop.time() - before - _TICK_SECONDS))

@@ -270,6 +270,14 @@ class Metrics:
             buckets=_LAG_SECONDS,
             registry=registry,
         )
+        self.workers = Gauge(
+            "mirror_workers", "Worker processes that serve clients now.", registry=registry
+        )
+        self.worker_restarts = Counter(
+            "mirror_worker_restarts_total",
+            "Worker processes that ended and were started again.",
+            registry=registry,
+        )
         self.config_reloads = Counter(
             "mirror_config_reloads_total",
             "Configuration reloads: applied or refused.",

@@ -5,7 +5,7 @@ is seen while it runs.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -39,6 +39,8 @@ class Meter:
 
     def __init__(self) -> None:
         self._open: dict[int, Body] = {}
+        self.elsewhere: dict[Hashable, tuple[int, int]] = {}
+        """How many there are in other processes, and how much of them has gone out."""
 
     @contextmanager
     def watching(self, body: Body) -> Iterator[None]:
@@ -52,12 +54,13 @@ class Meter:
     @property
     def bodies(self) -> int:
         """How many there are."""
-        return len(self._open)
+        return len(self._open) + sum(bodies for bodies, _ in self.elsewhere.values())
 
     @property
     def sent_bytes(self) -> int:
         """How much of them has gone out."""
-        return sum(body.sent_bytes for body in self._open.values())
+        here = sum(body.sent_bytes for body in self._open.values())
+        return here + sum(sent_bytes for _, sent_bytes in self.elsewhere.values())
 
 
 class Traffic:

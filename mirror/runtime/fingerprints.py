@@ -16,11 +16,11 @@ class Fingerprints:
     """Hashes with one key; processes that share what they remember share the key."""
 
     def __init__(self, key: bytes | None = None) -> None:
-        self._key = key or secrets.token_bytes(_KEY_BYTES)
+        self.key = key or secrets.token_bytes(_KEY_BYTES)
 
     def of(self, *parts: str) -> bytes:
         """Return the hash of texts, which no other texts have."""
-        mac = hmac.new(self._key, digestmod=hashlib.sha256)
+        mac = hmac.new(self.key, digestmod=hashlib.sha256)
         for part in parts:
             encoded = part.encode("utf-8", "surrogatepass")
             mac.update(len(encoded).to_bytes(8, "big") + encoded)

@@ -8,14 +8,20 @@ import secrets
 from contextvars import ContextVar
 from typing import Final
 
-INSTANCE: Final = f"mirror-{secrets.token_hex(6)}"
-"""This process, as it calls itself in ``Via``."""
+INSTANCE = f"mirror-{secrets.token_hex(6)}"
+"""This mirror, as it calls itself in ``Via``."""
 
 MAX_HOPS: Final = 16
 _MAX_CHARS: Final = 2048
 """Sixteen hops with room for their names; upstreams refuse heads of more than 8 KiB."""
 
 incoming: Final[ContextVar[str]] = ContextVar("incoming_via", default="")
+
+
+def join(instance: str) -> None:
+    """Be a part of another process's mirror."""
+    global INSTANCE  # noqa: PLW0603 -- one name for each process, set once at its start
+    INSTANCE = instance
 
 
 def outgoing() -> str:

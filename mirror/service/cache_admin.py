@@ -3,7 +3,7 @@
 The admin API and, while no mirror runs, the command line itself speak to this.
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -60,13 +60,21 @@ class PinFacts(msgspec.Struct, frozen=True):
 class CacheAdmin:
     """Looks after one store."""
 
-    def __init__(self, store: Store, table: Callable[[], Table], sweep: Sweep) -> None:
+    def __init__(
+        self,
+        store: Store,
+        table: Callable[[], Table],
+        sweep: Sweep,
+        settled: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Set up; *settled* waits until no other process goes by what was before."""
         self._store = store
         self._table = table
         self._inventory = Inventory(store)
         self._referring = Referring(store)
         self._withdrawal = Withdrawal(store)
         self._sweep = sweep
+        self._settled = settled
         self._is_checking = False
 
     # --- looking ---------------------------------------------------------------------------
@@ -98,7 +106,13 @@ class CacheAdmin:
     async def remove(self, references: Sequence[str], *, dry_run: bool) -> Removed:
         """Remove images and all that nothing else needs; raises RefusedError."""
         images = [self._parsed(each) for each in references]
-        return await self._withdrawal.run(images, dry_run=dry_run)
+        removed = await self._withdrawal.run(images, dry_run=dry_run)
+        await self._settle()
+        return removed
+
+    async def _settle(self) -> None:
+        if self._settled is not None:
+            await self._settled()
 
     async def collect(self, *, dry_run: bool) -> Swept:
         """Remove what nothing needs."""
@@ -131,6 +145,7 @@ class CacheAdmin:
         self._parsed(text)
         repository, reference, held_at = parse_pin(text, self._table())
         await self._store.pin(repository, reference, tuple(platforms), held_at)
+        await self._settle()
         return next(
             each for each in await self.pins() if each.image == image_name(repository, reference)
         )
@@ -151,6 +166,7 @@ class CacheAdmin:
                 f"{name} is not pinned",
                 "`mirror cache pins` lists what is",
             )
+        await self._settle()
         return name
 
     async def _pin_facts(self, pin: Pin) -> PinFacts:

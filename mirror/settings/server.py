@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mirror.domain.access import ANONYMOUS, DEFAULT_RULES, WHO, Role, Rule, is_who
 from mirror.settings.fields import Duration, Glob, Listen, PositiveDuration, ReadableFile, WebUrl
-from mirror.settings.section import Later, Section
+from mirror.settings.section import Section
 from mirror.settings.units import ListenAddress
 
 PLAINTEXT_HINT = (
@@ -169,8 +169,8 @@ class Server(Section):
     """Address of metrics, health, admin API and dashboard."""
     admin: Admin = Admin()
     """Access to the admin listener."""
-    workers: Annotated[int, Field(ge=1, le=256), Later()] = 1
-    """Processes that share the port and the cache directory."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that serve clients; with more than one, the main process does the rest."""
     shutdown_grace_seconds: Duration = 30
     """How long running downloads may go on after the signal to stop."""
     tls: ServerTls | None = None

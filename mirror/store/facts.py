@@ -1,7 +1,7 @@
 """What is known of repositories and objects: index rows, with the hot ones in memory."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 from urllib.parse import urlencode
 
@@ -29,6 +29,8 @@ class Facts:
         self._writes = 0
         self.losses = 0
         """How many objects have gone so far: what was complete before may not be any more."""
+        self.changed: Callable[[Repository | None, Tag | None], None] = lambda *_: None
+        """Called when a tag may mean something else; without one, when anything may have gone."""
 
     async def link(self, repository: Repository, digest: Digest, kind: LinkKind) -> LinkRow | None:
         """Return whether, and on whose word, a repository has an object."""
@@ -53,6 +55,7 @@ class Facts:
     async def put_tag(self, repository: Repository, tag: Tag, row: TagRow) -> None:
         """Write what a tag means."""
         await self._put(tag_key(repository, tag), row)
+        self.changed(repository, tag)
 
     async def document(
         self, repository: Repository, name: str, query: Sequence[tuple[str, str]]
@@ -75,12 +78,14 @@ class Facts:
         self._writes += 1
         self.losses += 1
         await self._recent.drop(object_key(digest))
+        self.changed(None, None)
 
     async def forget(self, keys: Iterable[str]) -> None:
         """Forget rows in memory that have been deleted."""
         self._writes += 1
         for key in keys:
             await self._recent.drop(key)
+        self.changed(None, None)
 
     async def _get(self, key: str, kind: type[R]) -> R | None:
         found = self._recent.peek(key)

@@ -7,7 +7,7 @@ it yields exactly the bytes of the span it was asked for, or raises.
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final
+from typing import BinaryIO, Final
 
 from mirror.domain.errors import MirrorError, UpstreamTroubleError
 from mirror.domain.names import Repository
@@ -31,6 +31,10 @@ class StoredBody:
     def __init__(self, stored: StoredObject) -> None:
         self._stored = stored
         self.size_bytes: int | None = stored.size_bytes
+
+    def whole_file(self) -> BinaryIO:
+        """Return the file that is the object and nothing else."""
+        return self._stored.file
 
     async def parts(self, span: Span | None) -> AsyncGenerator[FilePart | bytes, None]:
         """Yield one part of the file."""

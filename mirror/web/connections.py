@@ -165,7 +165,7 @@ class Gate:
         runner: web.ServerRunner | web.AppRunner,
         listening: socket.socket,
         **options: Any,  # noqa: ANN401 -- of aiohttp's RequestHandler
-    ) -> None:
+    ) -> web.BaseSite:
         """Accept connections for a server that has been set up; its clean-up ends that."""
         server = runner.server
         assert server is not None  # noqa: S101 -- it has been set up
@@ -175,7 +175,9 @@ class Gate:
         }
         fields |= {"keepalive_timeout": self.limits.idle_seconds, **options}
         self._make = lambda client: Connection(self, client, server, fields)
-        await _Site(runner, listening, self).start()
+        site = _Site(runner, listening, self)
+        await site.start()
+        return site
 
     async def watch(self) -> None:
         """Close connections whose request does not come to the end of its head, for ever."""
@@ -215,7 +217,7 @@ class Gate:
             return False
         self._total += 1
         self._by_client[client] += 1
-        self._gauge.set(self._total)
+        self._gauge.inc()  # other processes add theirs
         return True
 
     def connection(self, client: str) -> Connection:
@@ -233,7 +235,7 @@ class Gate:
         self._by_client[client] -= 1
         if not self._by_client[client]:
             del self._by_client[client]
-        self._gauge.set(self._total)
+        self._gauge.dec()
 
     def drops(self, reason: str) -> None:
         """Count a connection that is closed without an answer."""

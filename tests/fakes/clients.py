@@ -108,6 +108,10 @@ class RawClient:
     async def __aexit__(self, *exc_info: object) -> None:
         self.close()
 
+    @property
+    def local_port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
     async def send(self, raw: bytes) -> None:
         await self._loop.sock_sendall(self._socket, raw)
 

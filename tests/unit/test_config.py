@@ -124,7 +124,7 @@ def test_all_problems_are_named_with_their_lines(write: Write) -> None:
         server:
           listen: ":5001"
           listen: ":5000"
-          workers: 4
+          workers: 0
         upstreams:
           docker.io:
             credentials: {password: hunter2, username: 5}
@@ -143,7 +143,7 @@ def test_all_problems_are_named_with_their_lines(write: Write) -> None:
         f"{path}:5: polcy: unknown key (did you mean 'policy'?)",
         f"{path}:6: tag_ttl: unknown key (did you mean policy.tag_ttl?)",
         f"{path}:9: server.listen: this key occurs twice, first in line 8",
-        f"{path}:10: server.workers: not available yet",
+        f"{path}:10: server.workers: must be at least 1",
         f'{path}:13: upstreams["docker.io"].credentials.username: must be text (put it in quotes)',
         f'{path}:17: upstreams["docker.io"].policy.tag_rules[1].match: {NO_PATTERN}',
         f'{path}:18: upstreams["gone.example"]: {NO_UPSTREAM}',

@@ -121,7 +121,7 @@ def test_what_the_example_marks_as_later_is_what_is_refused() -> None:
     later = {k for s in sections for k, v in s["properties"].items() if "x-not-available-yet" in v}
     plain = re.findall(r"^\s*(\w+):", config.example(), re.MULTILINE)
     assert later <= set(marked) | set(plain)
-    assert not {"workers", "parallel_ranges"} & set(plain)
+    assert not {"parallel_ranges"} & set(plain)
 
 
 def test_the_reference_is_true() -> None:

@@ -266,7 +266,6 @@ def test_a_secret_is_never_shown() -> None:
 @pytest.mark.parametrize(
     ("given", "key"),
     [
-        ({"server": {"workers": 2}}, "server.workers"),
         ({"fill": {"parallel_ranges": 2}}, "fill.parallel_ranges"),
         ({"webhooks": [{"url": "https://hooks.example"}]}, "webhooks"),
     ],

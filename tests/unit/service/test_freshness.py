@@ -14,7 +14,7 @@ from tests.fakes import faults
 from tests.fakes.clock import FakeClock
 from tests.fakes.content import image, index
 from tests.fakes.registry import FakeRegistry
-from tests.harness import QUICK, Mirror, mirror_of, parse, repository
+from tests.harness import QUICK, Mirror, in_one_process, mirror_of, parse, repository
 from tests.unit.web.wire import REPOSITORY, blob_path, manifest_path
 
 ONE, TWO = image(1), image(2)
@@ -150,6 +150,7 @@ async def test_an_immutable_tag_that_moved_is_served_as_first_seen(
 # --- ahead of time ---------------------------------------------------------------------------
 
 
+@in_one_process  # a worker asks again after two seconds, which do not pass on this clock
 async def test_a_tag_that_is_asked_for_shortly_before_its_end_is_refreshed_behind_the_answer(
     tmp_path: Path, upstream: FakeRegistry, clock: FakeClock
 ) -> None:

@@ -12,10 +12,12 @@ from mirror.web.connections import client_of
 from tests.fakes.clients import Ended, RawClient, compose
 from tests.fakes.content import blob
 from tests.fakes.registry import FakeRegistry
-from tests.harness import ANY_PORT, Mirror, mirror_of
+from tests.harness import ANY_PORT, Mirror, in_one_process, mirror_of
 from tests.unit.web.wire import REPOSITORY, blob_path
 
 PING = compose("/v2/")
+
+pytestmark = in_one_process  # each of several has its share of the limits
 
 
 @asynccontextmanager

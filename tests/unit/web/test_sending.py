@@ -25,7 +25,7 @@ from tests.fakes.clients import Ended, RawClient, compose
 from tests.fakes.content import blob, image
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.script import Fault
-from tests.harness import ANY_PORT, MIB, Mirror, gathered, mirror_of
+from tests.harness import ANY_PORT, MIB, Mirror, gathered, in_one_process, mirror_of
 from tests.unit.web.wire import REPOSITORY, ask, blob_path, manifest_path
 
 IMAGE = image()
@@ -112,6 +112,7 @@ async def test_a_bug_before_the_head_is_one_answer_without_its_traceback(
     assert (await ask(mirror, "/v2/")).status == 200
 
 
+@in_one_process
 async def test_a_bug_in_a_body_ends_it_and_nothing_is_said_into_it(
     mirror: Mirror,
     upstream: FakeRegistry,

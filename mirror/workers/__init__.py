@@ -1,0 +1,1 @@
+"""Several processes on the registry port: one knows everything, the others talk to clients."""
