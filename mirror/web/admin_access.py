@@ -17,11 +17,12 @@ import msgspec
 from aiohttp import web
 
 from mirror.domain.access import Role, admin_role
-from mirror.domain.credentials import Basic, MalformedError, parse_authorization
+from mirror.domain.credentials import Bearer, MalformedError, parse_authorization
 from mirror.domain.errors import TroubleError
 from mirror.observe.logs import get_logger
 from mirror.runtime.pools import Pool
 from mirror.settings import ListenAddress
+from mirror.web.certificates import certified
 from mirror.web.guard import GuardTerms
 
 CSRF_HEADER: Final = "X-Mirror-CSRF"
@@ -63,12 +64,19 @@ class Access:
         """Return why a request is refused; ``None`` where it is not."""
         given = request.headers.get("Authorization")
         terms = self._terms()
-        if given is not None and any(rule.admin for rule in terms.rules):
+        has_roles = any(rule.admin for rule in terms.rules)
+        shows = given is not None or certified(request) is not None
+        if has_roles and shows:
             refusal = await self._of_role(request, terms)
             if refusal is None or self._token_file is None:
                 return refusal
         if given is not None and self._token_file is not None:
             return await self._of_token(given, self._token_file)
+        if has_roles and self._token_file is None and not self._is_loopback:
+            return Refusal(401, "credential_missing", "the admin API wants to know you", _ROLES)
+        return self._of_stranger(request)
+
+    def _of_stranger(self, request: web.Request) -> Refusal | None:
         if not self._is_loopback:
             return self._without_token("the admin API is open to other machines")
         if not _names_loopback(request.headers.get("Host", "")):
@@ -82,7 +90,10 @@ class Access:
         """Return why a caller of ``server.auth`` may not; by its role it may."""
         try:
             credential = parse_authorization(request.headers.getall("Authorization", []))
-            identity = await terms.authenticator.identify(credential) if credential else None
+            if credential is None:
+                identity = certified(request)
+            else:
+                identity = await terms.authenticator.identify(credential)
         except MalformedError:
             credential = identity = None
         except TroubleError as error:
@@ -93,9 +104,9 @@ class Access:
         if admin_role(terms.rules, identity) < needed:
             message = f"{identity.user} has not the role {needed.name.lower()!r}"
             return Refusal(403, "role_missing", message, _ROLES)
-        is_sent_unasked = isinstance(credential, Basic)  # by browsers, which keep passwords
+        is_sent_unasked = not isinstance(credential, Bearer)  # by browsers, which keep passwords
         if needed is Role.WRITE and is_sent_unasked and CSRF_HEADER not in request.headers:
-            message = f"a change by a password needs the header {CSRF_HEADER}"
+            message = f"a change by a password or certificate needs the header {CSRF_HEADER}"
             return Refusal(403, "csrf_header_missing", message, f"send `{CSRF_HEADER}: 1`")
         return None
 

@@ -1,29 +1,35 @@
 """Who a client certificate says that its holder is."""
 
-from collections.abc import Iterable
-from typing import Any, Final
-
 from aiohttp import web
 
 from mirror.domain.access import Identity
-
-_USER: Final = "commonName"
-_GROUP: Final = "organizationName"
+from mirror.domain.certificates import ClientCertificate
 
 
 def certified(request: web.BaseRequest) -> Identity | None:
-    """Return whom the verified certificate of a connection names; ``None``: there is none.
+    """Return whom the verified certificate of a connection names; ``None``: nobody.
 
-    The common name is the user and the organizations are its groups, as in Kubernetes. TLS
-    hands over a certificate only if an authority of ``client_ca`` has signed it.
+    TLS hands one over only if an authority of ``client_ca`` has signed it.
     """
-    certificate = request.get_extra_info("peercert")
-    return of_subject(certificate.get("subject", ())) if certificate else None
+    certificate = ClientCertificate.read(request.get_extra_info("peercert"))
+    return None if certificate is None else holder(certificate)
 
 
-def of_subject(subject: Iterable[Iterable[tuple[Any, Any]]]) -> Identity | None:
-    """Return whom a subject names, as the ssl module writes it."""
-    names = [(key, str(value)) for part in subject for key, value in part]
-    user = next((value for key, value in names if key == _USER), "")
-    groups = frozenset(value for key, value in names if key == _GROUP)
-    return Identity(user, groups) if user else None
+def holder(certificate: ClientCertificate) -> Identity | None:
+    """Return whom a certificate names.
+
+    The common name is the user and the organizations are its groups, as in Kubernetes; without
+    a common name a single URI is the user, as in SPIFFE. The other names are claims.
+    """
+    uris, user = certificate.uris, certificate.common_name
+    has_common_name = ",CN=" in f",{certificate.subject}"  # in values, = is escaped
+    if not user and not has_common_name and len(uris) == 1:
+        user = uris[0]
+    if not user:
+        return None
+    claims = {
+        *(("uri", name) for name in uris),
+        *(("dns", name) for name in certificate.dns_names),
+        *(("email", name) for name in certificate.emails),
+    }
+    return Identity(user, frozenset(certificate.organizations), frozenset(claims))

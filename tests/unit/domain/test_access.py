@@ -18,11 +18,12 @@ from mirror.domain.access import (
     pull_scopes,
     wanted_claims,
 )
+from mirror.domain.certificates import ClientCertificate
 from mirror.domain.claims import ClaimRules
 from mirror.domain.credentials import Basic, Bearer, MalformedError, parse_authorization
 from mirror.domain.htpasswd import parse_htpasswd, parse_tokens
 from mirror.domain.names import Repository
-from mirror.web.certificates import of_subject
+from mirror.web.certificates import holder
 
 APP = Repository("ghcr.io", "team/app")
 DEV = Identity("ann", frozenset({"dev", "ops/night"}), frozenset({("team", "blue")}))
@@ -164,10 +165,13 @@ def test_files_of_users() -> None:
         assert secret not in f"{parsed!r}{tokens!r}{parsed.problems}{tokens.problems}"
 
 
-def test_the_subject_of_a_certificate() -> None:
-    subject = (
-        (("organizationName", "nodes"),),
-        (("organizationName", "blue"), ("commonName", "node-1")),
-    )
-    assert of_subject(subject) == Identity("node-1", frozenset({"nodes", "blue"}))
-    assert of_subject(((("organizationName", "nodes"),),)) is None
+def test_who_holds_a_certificate() -> None:
+    uri = "spiffe://example.org/ns/ci/sa/runner"
+    named = ClientCertificate("", "node-1", ("nodes", "blue"), ("node-1.example",), (uri,))
+    claims = frozenset({("dns", "node-1.example"), ("uri", uri)})
+    assert holder(named) == Identity("node-1", frozenset({"nodes", "blue"}), claims)
+    assert Rule("claim:uri=spiffe://example.org/ns/ci/**", ("**",)).is_about(holder(named))
+    spiffe = holder(ClientCertificate("", uris=(uri,)))
+    assert spiffe == Identity(uri, frozenset(), frozenset({("uri", uri)}))
+    assert holder(ClientCertificate("O=nodes", organizations=("nodes",))) is None
+    assert holder(ClientCertificate("", uris=(uri, uri + "2"))) is None
