@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from tests.fakes import answers
 from tests.fakes.answers import Answer
+from tests.fakes.auth import BasicGuard, basic_credentials
 from tests.fakes.origin import Origin
 from tests.fakes.wire import Recorded
 
@@ -72,6 +73,8 @@ class FakeAws(Origin):
         entry = {
             "authorizationToken": base64.b64encode(f"AWS:{self.passwords[-1]}".encode()).decode(),
             "expiresAt": self.clock() + self.lifetime_seconds,
+            # Amazon's own helper looks for it.
+            "proxyEndpoint": f"https://123456789012.dkr.ecr.{self.scopes[-1][0]}.amazonaws.com",
         }
         is_public = target == "SpencerFrontendService.GetAuthorizationToken"
         return answers.json_answer({"authorizationData": entry if is_public else [entry]})
@@ -130,6 +133,19 @@ class FakeAws(Origin):
             return answers.text(200 if self.role_is_there else 404, "node-role")
         is_role = request.path == f"{place}node-role"
         return answers.json_answer(of_role) if is_role else answers.text(404, "")
+
+
+class PasswordsOfAws(BasicGuard):
+    """Guards a registry: takes all passwords that the API has issued and that have not expired."""
+
+    def __init__(self, issued: list[str]) -> None:
+        super().__init__(users={})
+        self.issued = issued
+
+    def refusal(self, request: Recorded) -> Answer | None:
+        user, password = basic_credentials(request) or ("", "")
+        self.users = {"AWS": password} if user == "AWS" and password in self.issued else {}
+        return BasicGuard.refusal(self, request)
 
 
 @dataclass(slots=True)

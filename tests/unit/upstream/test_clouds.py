@@ -18,15 +18,13 @@ from mirror.settings import Credential, Upstream
 from tests.fakes import faults
 from tests.fakes.answers import Answer
 from tests.fakes.auth import (
-    BasicGuard,
     Challenge,
     FakeTokenServer,
     TokenGuard,
     TokenService,
-    basic_credentials,
 )
 from tests.fakes.clock import FakeClock
-from tests.fakes.clouds import FakeAws, FakeAzure, FakeGoogle
+from tests.fakes.clouds import FakeAws, FakeAzure, FakeGoogle, PasswordsOfAws
 from tests.fakes.content import image
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.wire import Recorded
@@ -77,19 +75,6 @@ def mirror_with(
     return mirror_of(tmp_path / "cache", {name: upstream}, clock=clock)
 
 
-class IssuedPasswords(BasicGuard):
-    """Takes all passwords that a fake API has issued and that have not expired."""
-
-    def __init__(self, issued: list[str]) -> None:
-        super().__init__(users={})
-        self.issued = issued
-
-    def refusal(self, request: Recorded) -> Answer | None:
-        user, password = basic_credentials(request) or ("", "")
-        self.users = {"AWS": password} if user == "AWS" and password in self.issued else {}
-        return BasicGuard.refusal(self, request)
-
-
 # --- ECR ---------------------------------------------------------------------------------------
 
 
@@ -126,7 +111,7 @@ async def test_ecr_by_every_kind_of_key(
     way: str,
 ) -> None:
     environment(aws_environment(aws, tmp_path, way))
-    registry.guard = IssuedPasswords(aws.passwords)
+    registry.guard = PasswordsOfAws(aws.passwords)
     async with mirror_with(tmp_path, registry, "ecr", ECR, clock) as mirror:
         for tag in ("v1", "v2"):
             assert (await mirror.get(manifest(tag))).status == 200
@@ -141,7 +126,7 @@ async def test_ecr_renews_what_expired_early_and_the_client_does_not_notice(
     environment: SetEnvironment,
 ) -> None:
     environment(aws_environment(aws, tmp_path, "key"))
-    guard = registry.guard = IssuedPasswords(aws.passwords)
+    guard = registry.guard = PasswordsOfAws(aws.passwords)
     async with mirror_with(tmp_path, registry, "ecr", ECR, clock) as mirror:
         await pull(mirror, IMAGE)
         guard.users = {"AWS": aws.passwords[-1]}
@@ -161,7 +146,7 @@ async def test_ecr_renews_before_the_end_and_uses_the_old_one_while_that_fails(
     environment: SetEnvironment,
 ) -> None:
     environment(aws_environment(aws, tmp_path, "key"))
-    registry.guard = IssuedPasswords(aws.passwords)
+    registry.guard = PasswordsOfAws(aws.passwords)
     async with mirror_with(tmp_path, registry, "ecr", ECR, clock) as mirror:
         await pull(mirror, IMAGE)
         rule = aws.fail(faults.status(503))
@@ -184,7 +169,7 @@ async def test_a_refused_key_is_our_trouble_and_aws_is_not_asked_for_each_pull(
     environment: SetEnvironment,
 ) -> None:
     environment(aws_environment(aws, tmp_path, "key") | {"AWS_SECRET_ACCESS_KEY": "canary"})
-    registry.guard = IssuedPasswords(aws.passwords)
+    registry.guard = PasswordsOfAws(aws.passwords)
     async with mirror_with(tmp_path, registry, "ecr", ECR, clock) as mirror:
         got = [await mirror.get(manifest()) for _ in range(3)]
         refused = await mirror.metric(REFUSED, upstream=ECR, account="ci")
@@ -217,7 +202,7 @@ async def test_the_region_and_the_service(
     scope: tuple[str, str],
 ) -> None:
     environment(aws_environment(aws, tmp_path, "key") | more)
-    registry.guard = IssuedPasswords(aws.passwords)
+    registry.guard = PasswordsOfAws(aws.passwords)
     async with mirror_with(tmp_path, registry, "ecr", name, clock) as mirror:
         assert (await mirror.get(manifest())).status == 200
     assert aws.scopes == [scope]
