@@ -1,6 +1,6 @@
 """Lists the licences of what the mirror is shipped with, and refuses one that nobody has looked at.
 
-``python licences.py requirements/runtime.txt`` runs with an interpreter that has the packages of
+``python licences.py requirements/otel.txt`` runs with an interpreter that has the packages of
 the lock, and writes Markdown. Exit code 1: a licence is unknown, or is not one of those below.
 """
 
@@ -24,12 +24,13 @@ ACCEPTED: Final = {
 """What may be shipped beside Apache-2.0 without changing it."""
 
 _OLD_NAMES: Final = {
+    "3-Clause BSD License": "BSD-3-Clause",
     "Apache Software License": "Apache-2.0",
     "ISC License (ISCL)": "ISC",
     "MIT License": "MIT",
     "Python Software Foundation License": "PSF-2.0",
 }
-"""Classifiers of the time before SPDX expressions."""
+"""What packages write that have no SPDX expression."""
 
 _LOOKED_UP: Final = {"aiocache": "BSD-3-Clause"}
 """Packages whose metadata says nothing: what the licence file in them is."""
@@ -40,11 +41,11 @@ _WORD: Final = re.compile(r"[A-Za-z0-9.+-]+")
 INTRO: Final = """\
 # Licences
 
-<!-- Written by `python deploy/licences.py requirements/runtime.txt`; a test compares it. -->
+<!-- Written by `python deploy/licences.py requirements/otel.txt`; a test compares it. -->
 
-Mirror is under [Apache-2.0](../LICENSE). It is shipped with these packages, whose licence texts
-are in their `.dist-info` directories. Their versions: `requirements/runtime.txt`, and the bill of
-materials that comes with an image or a release.
+Mirror is under [Apache-2.0](../LICENSE). It is shipped with these packages, some of them with the
+extra `otel` only. Their licence texts are in their `.dist-info` directories, their versions in
+`requirements/` and in the bill of materials that comes with an image or a release.
 
 | Package | Licence |
 |---|---|
@@ -60,7 +61,8 @@ def licence(package: Distribution) -> str:
     classifiers = metadata.get_all("Classifier") or []
     old = [each.rpartition(" :: ")[2] for each in classifiers if each.startswith("License :: ")]
     stated = metadata["License"].strip() if "License" in metadata else ""
-    candidates = [*(_OLD_NAMES.get(each, "") for each in old), stated, _LOOKED_UP.get(name, "")]
+    known = [_OLD_NAMES.get(each, "") for each in (*old, stated)]
+    candidates = [*known, stated, _LOOKED_UP.get(name, "")]
     return next((each for each in candidates if is_accepted(each)), "")
 
 

@@ -90,6 +90,13 @@ class Proxy(Origin):
         return text(502, "no")
 
 
+class Collector(Origin):
+    """Takes traces, until it is told to fail."""
+
+    def answer(self, request: Recorded) -> Answer:
+        return text(200, "")
+
+
 def leaks(said: str) -> list[str]:
     """Return the forms of the canary that occur in a text."""
     forms = (CANARY, PAIR, PAIR.rstrip("="), quote(PAIR), CANARY.encode().hex())
@@ -105,6 +112,7 @@ class Town:
     tokens: FakeTokenServer
     aws: FakeAws
     proxy: Proxy
+    collector: Collector
     heard: list[str] = field(default_factory=list)
     """All that came out anywhere."""
 
@@ -160,6 +168,9 @@ class Town:
             "AWS_ENDPOINT_URL": self.aws.url,
             "HTTP_PROXY": f"http://{USER}:{CANARY}@{self.proxy.authority}",
             "NO_PROXY": "127.0.0.1",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.collector.url,
+            "OTEL_EXPORTER_OTLP_HEADERS": f"Authorization=Bearer%20{CANARY}",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
             "PYTHONASYNCIODEBUG": "1",
             "PYTHONDEVMODE": "1",
             "MIRROR_TRACEBACK": "1",
@@ -176,8 +187,10 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
         aws = await stack.enter_async_context(FakeAws(lambda: 2e9))
         aws.keys["AKIDTEST"] = Key(CANARY, CANARY)
         proxy = await stack.enter_async_context(Proxy())
+        collector = await stack.enter_async_context(Collector())
+        collector.fail(faults.status(400), faults.body(CANARY.encode()), times=2)
         registry.push(REPOSITORY, IMAGE, tags=["v1"])
-        yield Town(tmp_path, registry, tokens, aws, proxy)
+        yield Town(tmp_path, registry, tokens, aws, proxy, collector)
 
 
 @dataclass
@@ -368,6 +381,9 @@ async def test_whatever_goes_wrong_upstream(town: Town, log_format: str) -> None
     assert "of-a-client" not in asked
     assert any(PAIR in str(each.headers) for each in town.proxy.requests)
     assert town.aws.requests
+    spans = b"".join(each.body for each in town.collector.requests)
+    assert b"GET manifest" in spans
+    town.heard.append(spans.decode("latin-1"))
     assert "upstream trouble" in "".join(town.heard)
     assert "docker-credential-broken" in "".join(town.heard)
     assert_kept_secret(town)
