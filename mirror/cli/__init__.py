@@ -13,6 +13,7 @@ from mirror.cli import cache_command, config_command
 from mirror.cli.client_config_command import client_config
 from mirror.cli.doctor_command import doctor
 from mirror.cli.healthcheck_command import healthcheck
+from mirror.cli.node_agent_command import node_agent
 from mirror.cli.options import (
     EXIT_CODES,
     FAILED,
@@ -42,6 +43,7 @@ app.command(epilog=EXIT_CODES)(explain)
 app.command(epilog=EXIT_CODES)(ratelimit)
 app.command(epilog=EXIT_CODES)(doctor)
 app.command(epilog=EXIT_CODES)(client_config)
+app.command(epilog=EXIT_CODES)(node_agent)
 app.command(epilog=EXIT_CODES)(healthcheck)
 app.command(epilog=EXIT_CODES)(version)
 

@@ -98,13 +98,12 @@ class Installation:
         return _content(self._real(path))
 
     def install(self, plan: Plan, *, force: bool = False) -> list[str]:
-        """Write what differs, and return the paths; raise ChangedSinceError before anything."""
+        """Write what differs, and return the paths; raise ChangedSinceError after the rest."""
         wanted = self.wanted(plan)
-        if not force and (changed := [path for path in wanted if self._is_changed(path)]):
-            raise ChangedSinceError(changed)
+        changed = [path for path in wanted if not force and self._is_changed(path)]
         done = []
         for path, content in wanted.items():
-            if content == self.current(path):
+            if content == self.current(path) or path in changed:
                 continue
             done.append(path)
             if content is None or (path in self._entries and content == self._original(path)):
@@ -112,6 +111,8 @@ class Installation:
             else:
                 self._write(path, content)
         self._tidy()
+        if changed:
+            raise ChangedSinceError(changed)
         return done
 
     def undo(self, *, force: bool = False) -> list[str]:

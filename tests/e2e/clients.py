@@ -56,15 +56,19 @@ class Containerd(Client):
     def start(self) -> None:
         super().start()
         self._hosts = self._work / "certs.d"
-        for registry in REGISTRIES:
-            directory = self._hosts / registry
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / "hosts.toml").write_text(self._hosts_toml(), encoding="utf-8")
+        self.write_hosts()
         config = self._work / "config.toml"
         config.write_text(self._config(), encoding="utf-8")
         log = self._work / "containerd.log"
         self._daemon = Daemon("containerd", ["containerd", "--config", config], log)
         self._daemon.wait_until(self._is_ready)
+
+    def write_hosts(self) -> None:
+        """Say where each registry is."""
+        for registry in REGISTRIES:
+            directory = self._hosts / registry
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "hosts.toml").write_text(self._hosts_toml(), encoding="utf-8")
 
     def stop(self) -> None:
         if self._daemon is not None:

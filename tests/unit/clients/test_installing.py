@@ -97,7 +97,7 @@ def test_what_somebody_changed_since_is_left_alone_unless_forced(root: Path) -> 
     with pytest.raises(ChangedSinceError) as caught:
         Installation(root, LEDGER).install(plan("new", "new"))
     assert caught.value.paths == [PATHS[0]]
-    assert (root / PATHS[1][1:]).read_text() == "two"
+    assert (root / PATHS[1][1:]).read_text() == "new"
     with pytest.raises(ChangedSinceError):
         Installation(root, LEDGER).undo()
     assert not (root / PATHS[1][1:]).exists()
