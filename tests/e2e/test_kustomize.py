@@ -42,12 +42,12 @@ def configuration(documents: list[Document], instance: str = "mirror") -> str:
 def comparable(documents: list[Document]) -> dict[tuple[str, str], Any]:
     """Return the documents by kind and name, without what only one of the two tools writes."""
     found = {}
-    text = re.sub(r'"mirror-[a-z0-9]{10}"', '"mirror"', json.dumps(documents))
+    text = re.sub(r'"(mirror(?:-node-agent)?)-[a-z0-9]{10}"', r'"\1"', json.dumps(documents))
     for document in json.loads(text):
         metadata = document["metadata"]
         for label in HELM_ONLY:
             metadata["labels"].pop(label, None)
-        assert metadata.pop("namespace") in {"cache", "mirror"}
+        assert metadata.pop("namespace") in {"cache", "mirror", "mirror-node-agent"}
         if document["kind"] in DOWNWARD:
             # kustomize restarts Pods by the name of the ConfigMap instead.
             document["spec"]["template"]["metadata"].pop("annotations", None)

@@ -210,3 +210,79 @@ storageClassName: {{ . }}
 {{- end }}
 resources: {requests: {storage: {{ .size }}}}
 {{- end -}}
+
+{{- define "mirror.agentSelector" -}}
+app.kubernetes.io/name: mirror-node-agent
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "mirror.cleanupSelector" -}}
+app.kubernetes.io/name: mirror-node-agent-cleanup
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "mirror.agentNamespace" -}}
+{{- default .Release.Namespace .Values.nodeAgent.namespace -}}
+{{- end -}}
+
+{{- define "mirror.agentMetadata" -}}
+name: {{ .name }}
+namespace: {{ include "mirror.agentNamespace" .root }}
+labels:
+  helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+  {{- include "mirror.agentSelector" .root | nindent 2 }}
+  app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+  app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+  {{- with .root.Values.commonLabels }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- with .annotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "mirror.agentMirror" -}}
+{{- if .Values.nodeAgent.mirror -}}{{ .Values.nodeAgent.mirror }}
+{{- else if and (eq .Values.kind "DaemonSet") (int .Values.hostPort) -}}{{ include "mirror.scheme" . }}://[$(NODE_IP)]:{{ int .Values.hostPort }}
+{{- else if and (ne .Values.service.type "ClusterIP") (int .Values.service.nodePort) -}}{{ include "mirror.scheme" . }}://[$(NODE_IP)]:{{ int .Values.service.nodePort }}
+{{- else -}}{{ fail "nodes need a way to the mirror: set service.nodePort, or nodeAgent.mirror to its URL" }}{{- end -}}
+{{- end -}}
+
+{{- define "mirror.agentConfig" -}}
+{{- $names := dict -}}
+{{- range $name, $upstream := default dict .Values.config.upstreams -}}
+{{- $_ := set $names $name (kindIs "invalid" $upstream | ternary nil dict) -}}
+{{- end -}}
+{{- $config := dict "upstreams" $names -}}
+{{- range $key := list "builtin_upstreams" "default_upstream" -}}
+{{- if hasKey $.Values.config $key -}}{{- $_ := set $config $key (index $.Values.config $key) -}}{{- end -}}
+{{- end -}}
+{{ toYaml $config }}
+{{- end -}}
+
+{{- define "mirror.agentSecurityContext" -}}
+# The files belong to root; it may do nothing else that root may.
+runAsUser: 0
+runAsGroup: 0
+allowPrivilegeEscalation: false
+capabilities: {drop: [ALL]}
+readOnlyRootFilesystem: true
+seccompProfile: {type: RuntimeDefault}
+{{- with .Values.nodeAgent.seLinuxOptions }}
+seLinuxOptions: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "mirror.agentPod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.nodeAgent.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- range $key := list "nodeSelector" "tolerations" }}
+{{- with index $.Values.nodeAgent $key }}
+{{ $key }}: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
