@@ -80,7 +80,8 @@ def client_config(
     home = _home(client, found, user=user)
     with _refusals():
         if undo:
-            _undo(_installation(found, root, home), output, dry_run=dry_run, force=force)
+            there = _installation(found, root, home)
+            _undo(there, found.after_undo, output, dry_run=dry_run, force=force)
             return
         wish = wish_of(
             load_settings(config).settings,
@@ -174,12 +175,14 @@ def _install(
     complain(*plan.notes, *([_activation(plan, changed)] if changed else []))
 
 
-def _undo(there: Installation, output: Output, *, dry_run: bool, force: bool) -> None:
+def _undo(
+    there: Installation, command: str | None, output: Output, *, dry_run: bool, force: bool
+) -> None:
     before = there.before()
     diff = _diff(there, before)
     changed = list(_changed(there, before)) if dry_run else there.undo(force=force)
     if output is Output.JSON:
-        write_json({"changed": changed, "dry_run": dry_run, "diff": diff})
+        write_json({"changed": changed, "dry_run": dry_run, "diff": diff, "activate": command})
         return
     if dry_run and diff:
         write(diff.rstrip("\n"))
@@ -188,7 +191,7 @@ def _undo(there: Installation, output: Output, *, dry_run: bool, force: bool) ->
     if not changed:
         write("nothing to undo: nothing is installed")
     elif not dry_run:
-        complain("if the client was restarted for it, restart it again")
+        complain(f"afterwards: {command}" if command else "no restart is needed")
 
 
 def _changed(there: Installation, wanted: Mapping[str, bytes | None]) -> Iterator[str]:

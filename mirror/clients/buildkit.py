@@ -14,6 +14,7 @@ from mirror.clients.toml_text import (
     with_line_in_table,
 )
 
+RESTART_BUILDKIT: Final = "systemctl restart buildkit (with --user for one of a user)"
 _FILE: Final = "buildkitd.toml"
 
 
@@ -31,8 +32,7 @@ def plan_buildkit(wish: Wish, files: Files) -> Plan:
     for registry in wish.registries:
         text = _with_mirror(text, path, registry, wish.mirror.netloc)
     text = _with_access(text, path, wish)
-    user = "" if wish.home is None else "--user "
-    return Plan({path: text}, tuple(notes), f"systemctl {user}restart buildkit")
+    return Plan({path: text}, tuple(notes), RESTART_BUILDKIT)
 
 
 def buildkit_directory(home: str | None) -> str:

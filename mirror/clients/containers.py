@@ -10,6 +10,7 @@ from mirror.clients.toml_text import parsed, quoted
 
 _SYSTEM: Final = "/etc/containers"
 NAME: Final = "10-mirror.conf"
+RELOAD_CRIO: Final = "systemctl reload crio"
 
 
 def plan_podman(wish: Wish, files: Files) -> Plan:
@@ -19,7 +20,7 @@ def plan_podman(wish: Wish, files: Files) -> Plan:
 
 def plan_crio(wish: Wish, files: Files) -> Plan:
     """Plan for CRI-O, which must be told to read them again."""
-    return _plan(wish, files, "systemctl reload crio")
+    return _plan(wish, files, RELOAD_CRIO)
 
 
 def _plan(wish: Wish, files: Files, activate: str | None) -> Plan:

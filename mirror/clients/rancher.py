@@ -9,6 +9,8 @@ import yaml
 
 from mirror.clients.plan import CannotMergeError, Files, Plan, Wish
 
+RESTART_K3S: Final = "systemctl restart k3s (k3s-agent on agents)"
+RESTART_RKE2: Final = "systemctl restart rke2-server (rke2-agent on agents)"
 _FILE: Final = "registries.yaml"
 _CATCH_ALL: Final = "*"
 _NO_FALLBACK: Final = "disable-default-registry-endpoint: true\n"
@@ -16,12 +18,12 @@ _NO_FALLBACK: Final = "disable-default-registry-endpoint: true\n"
 
 def plan_k3s(wish: Wish, files: Files) -> Plan:
     """Plan for k3s."""
-    return _plan(wish, files, "k3s", "systemctl restart k3s (k3s-agent on agents)")
+    return _plan(wish, files, "k3s", RESTART_K3S)
 
 
 def plan_rke2(wish: Wish, files: Files) -> Plan:
     """Plan for RKE2."""
-    return _plan(wish, files, "rke2", "systemctl restart rke2-server (rke2-agent on agents)")
+    return _plan(wish, files, "rke2", RESTART_RKE2)
 
 
 def _plan(wish: Wish, files: Files, name: str, activate: str) -> Plan:

@@ -64,7 +64,9 @@ def test_it_is_written_once_and_taken_back(machine: Path) -> None:
     assert again.stdout == "nothing to change: it is so already\n"
     back = client_config("docker", "--undo", "--dry-run", *where)
     assert '-  "registry-mirrors": [' in back.stdout
-    assert client_config("docker", "--undo", *where).stdout == f"/{DAEMON} is as it was before\n"
+    undone = client_config("docker", "--undo", *where)
+    assert undone.stdout == f"/{DAEMON} is as it was before\n"
+    assert "systemctl restart docker" in undone.stderr
     assert (machine / DAEMON).read_text() == OLD
     assert [path.name for path in (machine / DAEMON).parent.iterdir()] == ["daemon.json"]
     assert "nothing is installed" in client_config("docker", "--undo", *where).stdout
