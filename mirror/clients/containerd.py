@@ -108,7 +108,7 @@ def _new_hosts(wish: Wish, registry: str, beside: list[str]) -> str:
     elif registry != _CATCH_ALL:
         lines = [f"server = {quoted(wish.server(registry))}", *_certificates(beside)]
     head = "\n".join(lines) + "\n\n" if lines else ""
-    return f"# Written by `mirror`, which takes it away again.\n{head}{_host(wish)}"
+    return f"# As `mirror client-config` writes it.\n{head}{_host(wish)}"
 
 
 def _certificates(beside: list[str]) -> list[str]:

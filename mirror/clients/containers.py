@@ -37,7 +37,7 @@ def _plan(wish: Wish, files: Files, activate: str | None) -> Plan:
             registries.append(registry)
     if wish.ca:
         notes.append(f"the authority belongs into {_SYSTEM}/certs.d/{wish.mirror.netloc}/ca.crt")
-    text = "# Written by `mirror`, which takes it away again.\n" + "\n".join(
+    text = "# As `mirror client-config` writes it.\n" + "\n".join(
         _registry(wish, registry) for registry in registries
     )
     path = f"{base}/registries.conf.d/{NAME}"

@@ -62,7 +62,7 @@ def _dump(data: object) -> str:
 def _merged(wish: Wish, path: str, before: str | None) -> str:
     ours = _entries(wish)
     if before is None or not before.strip():
-        return f"# Written by `mirror`, which takes it away again.\n{_dump(ours)}"
+        return f"# As `mirror client-config` writes it.\n{_dump(ours)}"
     old = _parsed(path, before)
     wanted = _united(path, old, ours)
     if wanted == old:

@@ -10,7 +10,7 @@ import yaml
 
 from mirror.clients.plan import Files, NoFilesError, Plan, Wish
 
-PATCH: Final = "mirror.yaml"
+PATCH: Final = "mirror.patch.yaml"
 _APPLY: Final = f"talosctl patch machineconfig --patch @{PATCH}"
 
 

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from mirror.domain.client_files import ClientFiles, client_files
+from mirror.clients.shown import ClientFiles, client_files
 from mirror.observe.requests import PastRequests
 from mirror.runtime.pools import Pool
 from mirror.service.feed import Feed
