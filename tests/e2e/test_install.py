@@ -80,19 +80,21 @@ def is_ready(clone: Path) -> bool:
     return done.returncode == 0
 
 
-def test_the_unit_is_sound_and_allows_little(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [UNIT.name, "mirror-node-agent.service"])
+def test_a_unit_is_sound_and_allows_little(name: str, tmp_path: Path) -> None:
+    unit = UNIT.with_name(name)
     if shutil.which("systemd-analyze") is None:
         pytest.fail("systemd-analyze is not there: run tests/e2e/install as root")
-    said = run("systemd-analyze", "security", "--offline=true", "--no-pager", UNIT)
-    (exposure,) = re.findall(r"Overall exposure level for mirror.service: ([0-9.]+)", said)
+    said = run("systemd-analyze", "security", "--offline=true", "--no-pager", unit)
+    (exposure,) = re.findall(r"Overall exposure level for \S+: ([0-9.]+)", said)
     assert float(exposure) <= FINE, said
     # It checks that the program is there, which a machine without Mirror does not have.
-    here = tmp_path / "mirror.service"
-    here.write_text(UNIT.read_text("utf-8").replace("/opt/mirror/bin/mirror", "/bin/true"), "utf-8")
+    here = tmp_path / unit.name
+    here.write_text(unit.read_text("utf-8").replace("/opt/mirror/bin/mirror", "/bin/true"), "utf-8")
     done = subprocess.run(
         ["systemd-analyze", "verify", here], capture_output=True, text=True, check=False
     )
-    assert "mirror.service" not in done.stderr, done.stderr
+    assert unit.name not in done.stderr, done.stderr
 
 
 def test_the_compose_file_runs_the_image_as_it_is_meant() -> None:
