@@ -171,7 +171,12 @@ def _stopped() -> threading.Event:
 
 def _looker(mirror: MirrorAddress, ca: Path | None) -> Callable[[], str | None]:
     """Return what looks at a mirror, as a client does, and says why it is of no use."""
-    trust = None if mirror.is_plain else ssl.create_default_context(cafile=ca)
+    try:
+        trust = None if mirror.is_plain else ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        # ssl's own message does not say which file.
+        reason = error.strerror or "not in PEM form"
+        raise typer.BadParameter(f"{ca}: {reason}", param_hint="--ca") from None
 
     def look() -> str | None:
         try:

@@ -35,6 +35,7 @@ TOOLS = (
     "promtool",
     "skopeo",
     "busybox",
+    "openssl",
 )
 StartMirror = Callable[..., Mirror]
 StartClient = Callable[[type[Client], Mirror], Client]

@@ -18,7 +18,7 @@ from . import seed as names
 from .clients import Containerd, Cri
 from .conftest import StartMirror, Upstreams
 from .counting import CountingProxy
-from .daemon import Daemon, Patience, eventually, free_port
+from .daemon import Daemon, Patience, eventually, free_port, run
 from .loop_thread import LoopThread
 from .mirror_process import COMMAND, PROJECT, Mirror
 from .registry import Registry
@@ -120,7 +120,9 @@ def agent(node: Node, tmp_path: Path) -> Iterator[Agent]:
         def start(mirror: Mirror, *options: str) -> Daemon:
             told = ("--config", str(mirror.config), "--mirror", mirror.url, *options)
             where = ("--certs-dir", str(node.certs), "--registry", "docker.io")
-            command = [*COMMAND, "node-agent", *told, *where]
+            # As in its Pod: root, who may do nothing but write to what belongs to root.
+            bare = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
+            command = [*bare, *COMMAND, "node-agent", *told, *where]
             daemon = Daemon("agent", command, tmp_path / "agent.log", directory=PROJECT)
             running.callback(lambda: daemon in Daemon.running and daemon.stop())
             return daemon
@@ -279,3 +281,36 @@ def test_in_an_air_gap_the_mirror_stays_the_only_way(
     assert direct.records == []
     assert daemon.stop() == 0
     assert state(node.certs) == before
+
+
+def test_over_tls_the_node_trusts_the_authority_that_it_is_told_of(
+    *,
+    node: Node,
+    start_mirror: StartMirror,
+    upstreams: Upstreams,
+    agent: Agent,
+    direct: CountingProxy,
+    seed: Seed,
+    tmp_path: Path,
+) -> None:
+    certificate, key = tmp_path / "ca.pem", tmp_path / "key.pem"
+    new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=mirror")
+    address = ("-addext", "subjectAltName=IP:127.0.0.1")
+    run("openssl", *new, *address, "-keyout", key, "-out", certificate)
+    mirror = start_mirror(upstreams.settings())
+    mirror.stop()
+    mirror.configure(
+        server={
+            "listen": f"127.0.0.1:{mirror.port}",
+            "admin_listen": f"127.0.0.1:{mirror._admin_port}",
+            "tls": {"certificate": str(certificate), "key": str(key)},
+        }
+    )
+    mirror.start()
+    mirror.url = mirror.url.replace("http:", "https:")
+
+    daemon = agent(mirror, "--ca", str(certificate))
+    daemon.wait_until(lambda: node.points_at(mirror))
+    node.pull_both_ways(seed.images[names.HELLO])
+    assert direct.records == []
+    assert upstreams.plain.object_gets()

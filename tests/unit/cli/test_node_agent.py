@@ -117,6 +117,7 @@ def test_other_clients_are_told_on_request(machine: Path, monkeypatch: pytest.Mo
         (["--client", "talos"], "cannot be written"),
         (["--every", "soon"], "--every"),
         (["--mirror", "m"], "--mirror"),
+        (["--mirror", "https://m", "--ca", "/missing.pem"], "missing.pem: No such file"),
     ],
 )
 def test_misuse_is_explained(
