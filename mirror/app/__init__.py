@@ -161,6 +161,7 @@ async def running(
         front = Front(settings, services, tools, registry_listener, sockets, past, spawn)
         address = _bound(settings.server.listen, sockets[0])
         cache = CacheAdmin(store, lambda: services.table, sweep, front.settled)
+        cache.hits, cache.on_pinned = past.hits, services.keeper.wake
         watched = Watched(policies, cache, health, past, place_of(settings, address))
         overview = overview_api(services, tools, watched)
         routes = (

@@ -16,11 +16,12 @@ from mirror.settings import Settings
 from mirror.store.checking import Event
 from mirror.store.inventory import ImageDetails, ImageFacts, Usage
 from mirror.store.layout import InUseError
+from mirror.store.referring import Referrer
 from mirror.store.sweep import Swept
 from mirror.store.withdrawal import Removed
 from mirror.web.admin_access import CSRF_HEADER
 from mirror.web.api import PREFIX
-from mirror.web.cache_api import Images, PinList, PinWish, Unpinned
+from mirror.web.cache_api import Images, PinList, PinWish, Referrers, Unpinned
 from mirror.web.openapi import Problem, ProblemBody
 
 T = TypeVar("T")
@@ -49,6 +50,9 @@ class Cache(Protocol):
 
     def details(self, image: str) -> ImageDetails:
         """Return what is known of one image."""
+
+    def referrers(self, image: str) -> list[Referrer]:
+        """Return what is known to refer to an image."""
 
     def pins(self) -> list[PinFacts]:
         """Return all pins."""
@@ -140,6 +144,9 @@ class _Stopped:
     def details(self, image: str) -> ImageDetails:
         return self._run(self._cache.details(image))
 
+    def referrers(self, image: str) -> list[Referrer]:
+        return self._run(self._cache.referrers(image))
+
     def pins(self) -> list[PinFacts]:
         return self._run(self._cache.pins())
 
@@ -228,6 +235,9 @@ class _Running(AdminClient):
 
     def details(self, image: str) -> ImageDetails:
         return self.ask("GET", "/cache/image", ImageDetails, [("ref", image)])
+
+    def referrers(self, image: str) -> list[Referrer]:
+        return list(self.ask("GET", "/cache/referrers", Referrers, [("ref", image)]).referrers)
 
     def images(self, patterns: Sequence[str], *, untagged: bool) -> list[ImageFacts]:
         query = [("untagged", str(int(untagged))), *(("match", each) for each in patterns)]

@@ -1,5 +1,6 @@
 """``mirror cache``: see what is here, check it, remove it, keep it."""
 
+import enum
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from mirror.cli.options import (
     MISUSED,
     ConfigOption,
     JsonOption,
+    ListOutput,
+    ListOutputOption,
     Output,
     OutputOption,
     complain,
@@ -29,6 +32,7 @@ from mirror.cli.tables import counted, human_age, human_size, table
 if TYPE_CHECKING:
     from mirror.cli.admin_client import Cache
     from mirror.store.checking import Event
+    from mirror.store.inventory import RepositoryUsage, Usage
 
 _ABOUT: Final = (
     "See what the cache holds, check it, remove from it, keep in it.\n\n"
@@ -39,6 +43,26 @@ _ABOUT: Final = (
 _EXAMPLES: Final = "Examples: mirror cache ls 'ghcr.io/**' · mirror cache rm alpine:3.19 --dry-run"
 
 app = typer.Typer(name="cache", help=_ABOUT, epilog=f"{_EXAMPLES} · {EXIT_CODES}")
+
+
+class Order(enum.StrEnum):
+    """What images are ordered by."""
+
+    NAME = "name"
+    SIZE = "size"
+    HERE = "here"
+    USED = "used"
+    HITS = "hits"
+
+
+class UsageOrder(enum.StrEnum):
+    """What repositories are ordered by."""
+
+    NAME = "name"
+    OBJECTS = "objects"
+    SIZE = "size"
+    OWN = "own"
+
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, only say what would be.")]
 References = Annotated[list[str], typer.Argument(metavar="REF...", help="Images.")]
@@ -76,23 +100,29 @@ def list_images(
     everything: Annotated[
         bool, typer.Option("--all", "-a", help="Also manifests that no tag means.")
     ] = False,
+    sort: Annotated[
+        Order,
+        typer.Option("--sort", "-s", help="Names from A, numbers from the largest, last use."),
+    ] = Order.NAME,
+    reverse: Annotated[bool, typer.Option("--reverse", "-r", help="The other way round.")] = False,
     config: ConfigOption = None,
-    output: OutputOption = Output.TEXT,
+    output: ListOutputOption = ListOutput.TEXT,
     json_output: JsonOption = False,  # noqa: ARG001 -- decides output
 ) -> None:
     """List the images that are here.
 
     SIZE is all that an image links, as far as its manifests are here; HERE is how much of it is.
+    HITS is how often its manifest was served since the mirror started.
     """
     with _opened(config) as cache:
         images = cache.images(patterns or [], untagged=everything)
-    if output is Output.JSON:
+    from mirror.cli.cache_report import images_text, sorted_images  # noqa: PLC0415 -- slow
+
+    images = sorted_images(images, sort)[:: -1 if reverse else 1]
+    if output is ListOutput.JSON:
         write_json({"images": images})
     elif images:
-        head = ("IMAGE", "DIGEST", "SIZE", "HERE", "PLATFORMS", "USED", "")
-        from mirror.cli.cache_report import image_row  # noqa: PLC0415 -- slow
-
-        write(table(head, [image_row(each) for each in images], right=(2, 3)))
+        write(images_text(images, is_wide=output is ListOutput.WIDE))
     else:
         complain("nothing here matches" if patterns else "the cache has no images yet")
 
@@ -102,18 +132,18 @@ def show(
     reference: Annotated[str, typer.Argument(metavar="REF", help="An image.")],
     *,
     config: ConfigOption = None,
-    output: OutputOption = Output.TEXT,
+    output: ListOutputOption = ListOutput.TEXT,
     json_output: JsonOption = False,  # noqa: ARG001 -- decides output
 ) -> None:
-    """Show one image: what it links, and what its tag meant over time."""
+    """Show one image: a tree of what it links, who refers to it, and what its tag meant."""
     with _opened(config) as cache:
-        details = cache.details(reference)
-    if output is Output.JSON:
-        write_json(details)
+        details, referrers = cache.details(reference), cache.referrers(reference)
+    if output is ListOutput.JSON:
+        write_json({**msgspec.structs.asdict(details), "referrers": referrers})
     else:
         from mirror.cli.cache_report import details_text  # noqa: PLC0415 -- slow
 
-        write(details_text(details))
+        write(details_text(details, referrers, is_wide=output is ListOutput.WIDE))
 
 
 @app.command(epilog=EXIT_CODES)
@@ -140,6 +170,10 @@ def refresh(
 @app.command(epilog=EXIT_CODES)
 def du(
     *,
+    sort: Annotated[
+        UsageOrder,
+        typer.Option("--sort", "-s", help="Names from A, numbers from the largest."),
+    ] = UsageOrder.SIZE,
     config: ConfigOption = None,
     output: OutputOption = Output.TEXT,
     json_output: JsonOption = False,  # noqa: ARG001 -- decides output
@@ -161,13 +195,21 @@ def du(
             human_size(each.stored_bytes),
             human_size(each.own_bytes),
         )
-        for each in usage.repositories or ()
+        for each in _sorted_usage(usage, sort)
     ]
     if rows:
         write(table(("REPOSITORY", "OBJECTS", "SIZE", "OWN"), rows, right=(1, 2, 3)) + "\n")
     from mirror.cli.cache_report import usage_text  # noqa: PLC0415 -- slow
 
     write(usage_text(usage))
+
+
+def _sorted_usage(usage: "Usage", by: UsageOrder) -> "list[RepositoryUsage]":
+    found = sorted(usage.repositories or (), key=lambda each: each.repository)
+    if by is UsageOrder.NAME:
+        return found
+    keys = {UsageOrder.SIZE: "stored_bytes", UsageOrder.OWN: "own_bytes"}
+    return sorted(found, key=lambda each: -getattr(each, keys.get(by, "objects")))
 
 
 # --- checking and tidying --------------------------------------------------------------------

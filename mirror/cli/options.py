@@ -32,6 +32,14 @@ class Output(enum.StrEnum):
     JSON = "json"
 
 
+class ListOutput(enum.StrEnum):
+    """For whom a command writes that has more to say than fits a terminal."""
+
+    TEXT = "text"
+    WIDE = "wide"
+    JSON = "json"
+
+
 def complain(*lines: str) -> None:
     """Write each line to standard error, in our name."""
     for line in lines:
@@ -49,6 +57,10 @@ def _remember_config(context: typer.Context, given: Path | None) -> Path | None:
 
 def _remember_output(context: typer.Context, given: Output) -> Output:
     return Output.JSON if context.meta.get(_JSON) else given
+
+
+def _remember_list_output(context: typer.Context, given: ListOutput) -> ListOutput:
+    return ListOutput.JSON if context.meta.get(_JSON) else given
 
 
 def _remember_json(context: typer.Context, given: bool) -> bool:  # noqa: FBT001 -- typer's signature
@@ -70,6 +82,15 @@ ConfigOption = Annotated[
 OutputOption = Annotated[
     Output,
     typer.Option("--output", "-o", help="For people or for programs.", callback=_remember_output),
+]
+ListOutputOption = Annotated[
+    ListOutput,
+    typer.Option(
+        "--output",
+        "-o",
+        help="For people, with all there is to say, or for programs.",
+        callback=_remember_list_output,
+    ),
 ]
 JsonOption = Annotated[
     bool,

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final, Protocol, Self
 
 import msgspec
@@ -11,6 +12,7 @@ from mirror.observe.metrics import Metrics
 from mirror.observe.traffic import Traffic
 
 KEPT: Final = 1000
+_COUNTED_MAX: Final = 20_000
 
 
 class PastRequest(msgspec.Struct, frozen=True):
@@ -48,11 +50,22 @@ class PastRequests:
         self._kept: deque[PastRequest] = deque(maxlen=KEPT)
         self.count = 0
         """How many there were, those that are not kept any more included."""
+        self._asked_for: dict[tuple[str, str], int] = {}
 
     def add(self, request: PastRequest) -> None:
         """Note a request."""
         self._kept.append(request)
         self.count += 1
+        if request.kind == "manifest" and request.status == HTTPStatus.OK:
+            # The last in the order is the one that was asked for last.
+            key = f"{request.upstream}/{request.repository}", request.reference
+            self._asked_for[key] = self._asked_for.pop(key, 0) + 1
+            if len(self._asked_for) > _COUNTED_MAX:
+                del self._asked_for[next(iter(self._asked_for))]
+
+    def hits(self, repository: str, reference: str) -> int:
+        """Return how often a manifest of ``upstream/name`` was served by this reference."""
+        return self._asked_for.get((repository, reference), 0)
 
     def latest(self, count: int, repository: str | None = None) -> list[PastRequest]:
         """Return the last requests, the latest first; of one ``upstream/name`` only, or of all."""

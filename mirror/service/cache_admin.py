@@ -76,6 +76,9 @@ class CacheAdmin:
         self._sweep = sweep
         self._settled = settled
         self._is_checking = False
+        self.hits: Callable[[str, str], int] | None = None
+        """How often a repository's manifest was served by a tag or digest, while one counts."""
+        self.on_pinned: Callable[[], None] = lambda: None
 
     # --- looking ---------------------------------------------------------------------------
 
@@ -92,7 +95,16 @@ class CacheAdmin:
     ) -> list[ImageFacts]:
         """Return the images that one of the patterns means; without any, all."""
         images = await self._inventory.images(untagged=untagged)
-        return [each for each in images if not patterns or self._is_meant(each, patterns)]
+        return [
+            self._counted(each) for each in images if not patterns or self._is_meant(each, patterns)
+        ]
+
+    def _counted(self, image: ImageFacts) -> ImageFacts:
+        if self.hits is None:
+            return image
+        hits = self.hits(image.repository, image.digest)
+        hits += self.hits(image.repository, image.tag) if image.tag else 0
+        return msgspec.structs.replace(image, hits=hits)
 
     def _is_meant(self, image: ImageFacts, patterns: Sequence[str]) -> bool:
         upstream, _, name = image.repository.partition("/")
@@ -146,6 +158,7 @@ class CacheAdmin:
         repository, reference, held_at = parse_pin(text, self._table())
         await self._store.pin(repository, reference, tuple(platforms), held_at)
         await self._settle()
+        self.on_pinned()
         return next(
             each for each in await self.pins() if each.image == image_name(repository, reference)
         )
@@ -197,7 +210,7 @@ class CacheAdmin:
                 f"{image_name(repository, reference)} is not here",
                 "`mirror cache ls` lists what is",
             )
-        return details
+        return msgspec.structs.replace(details, image=self._counted(details.image))
 
     async def referrers(self, text: str) -> list[Referrer]:
         """Return what is known to refer to an image; raises RefusedError."""

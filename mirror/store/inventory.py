@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from mirror.domain.errors import MirrorError
-from mirror.domain.manifests import Manifest, is_index, read_manifest
+from mirror.domain.manifests import LinkKind, Manifest, is_index, read_manifest
 from mirror.domain.names import Digest, Reference, Repository, Tag
 from mirror.runtime.steps import in_steps
 from mirror.store.facts import tag_key
@@ -38,7 +38,8 @@ class ImageFacts(msgspec.Struct, frozen=True):
 
     ``size_bytes`` is the manifest and all that it links, as far as the manifests are here to
     say so; ``stored_bytes`` is how much of it is here. ``complete`` tells that config and
-    layers are, of an index: those of at least one of its platforms.
+    layers are, of an index: those of at least one of its platforms. ``hits`` is how often its
+    manifest was served since the mirror started; null while none runs.
     """
 
     repository: str
@@ -51,10 +52,11 @@ class ImageFacts(msgspec.Struct, frozen=True):
     platforms: tuple[str, ...]
     used_at: float | None
     pinned: bool
+    hits: int | None = None
 
 
 class Part(msgspec.Struct, frozen=True):
-    """What a manifest links: a layer, a config, or the image of a platform.
+    """What a manifest links: a layer, a config, or the image of a platform with its own parts.
 
     ``manifests`` is how many stored manifests link it: with more than one it is shared.
     """
@@ -65,6 +67,7 @@ class Part(msgspec.Struct, frozen=True):
     size_bytes: int
     stored: bool
     manifests: int = 0
+    parts: tuple["Part", ...] = ()
 
 
 class Meaning(msgspec.Struct, frozen=True):
@@ -75,12 +78,18 @@ class Meaning(msgspec.Struct, frozen=True):
 
 
 class ImageDetails(msgspec.Struct, frozen=True):
-    """An image with what it links, and what its tag meant over time, the latest first."""
+    """An image with what it links, and what its tag meant over time, the latest first.
+
+    ``tags`` are those of the repository that mean it, ``indexes`` the digests of those here
+    that have it as a platform.
+    """
 
     image: ImageFacts
     confirmed_at: float | None
     history: tuple[Meaning, ...]
     parts: tuple[Part, ...]
+    tags: tuple[str, ...] = ()
+    indexes: tuple[str, ...] = ()
 
 
 class UpstreamUsage(msgspec.Struct, frozen=True):
@@ -230,21 +239,41 @@ class Inventory:
             return None
         tag = reference.name if isinstance(reference, Tag) else None
         images = list(self._image(repository, tag, text, refs, {}))
-        manifest = self._manifest(Digest.parse(text))
-        parts = tuple(
-            Part(
+        digest = Digest.parse(text)
+        history = ((row.digest, row.seen_at), *row.history) if row else ()
+        meanings = tuple(Meaning(*each) for each in history)
+        return ImageDetails(
+            images[0],
+            row.confirmed_at if row else None,
+            meanings,
+            tuple(self._parts(digest, _DEPTH_MAX)),
+            tuple(
+                each.name
+                for each, ref in self._store.refs.all_tags(repository)
+                if ref.digest == text
+            ),
+            tuple(self._indexes_of(digest, refs)),
+        )
+
+    def _parts(self, digest: Digest, depth: int) -> Iterator[Part]:
+        manifest = self._manifest(digest) if depth else None
+        for link in manifest.links if manifest is not None else ():
+            is_manifest = link.kind is LinkKind.MANIFEST
+            yield Part(
                 str(link.digest),
                 link.media_type,
                 link.platform,
                 link.size_bytes,
                 self._row(str(link.digest)) is not None,
                 self._index.links_of(str(link.digest)),
+                tuple(self._parts(link.digest, depth - 1)) if is_manifest else (),
             )
-            for link in (manifest.links if manifest else ())
-        )
-        history = ((row.digest, row.seen_at), *row.history) if row else ()
-        meanings = tuple(Meaning(*each) for each in history)
-        return ImageDetails(images[0], row.confirmed_at if row else None, meanings, parts)
+
+    def _indexes_of(self, digest: Digest, refs: dict[Digest, ManifestRef]) -> Iterator[str]:
+        for each, ref in refs.items():
+            manifest = self._manifest(each) if is_index(ref.media_type) else None
+            if manifest is not None and any(link.digest == digest for link in manifest.links):
+                yield str(each)
 
     def _image(
         self,

@@ -125,7 +125,7 @@ async def test_ls_and_du_say_the_same_whether_it_runs_or_not(
         ]
         text = await command("ls", "alpine:o*")
         assert text.split("\n")[0].split() == [
-            *("IMAGE", "DIGEST", "SIZE", "HERE", "PLATFORMS", "USED")
+            *("IMAGE", "DIGEST", "SIZE", "HERE", "PLATFORMS", "HITS", "USED")
         ]
         assert f"{NAME}:one" in text
         assert f"{NAME}:both" not in text

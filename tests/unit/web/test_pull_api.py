@@ -197,6 +197,15 @@ async def test_who_joins_has_cost_nothing(mirror: Mirror, upstream: FakeRegistry
     assert sorted(each["pulls"] for each in requests) == [0, 0, 0, 0, 1]
 
 
+async def test_hits_are_counted_by_tag_and_by_digest(mirror: Mirror) -> None:
+    for reference in ("v1", "v1", ONE.digest, "nope"):
+        await mirror.get(manifest_path(reference))
+    _, content = await ask(mirror, "/cache/images")
+    assert [each["hits"] for each in content["images"]] == [3]
+    _, shown = await ask(mirror, f"/cache/image?ref=alpine@{ONE.digest}")
+    assert (shown["image"]["hits"], shown["tags"]) == (1, ["v1"])
+
+
 async def test_a_refresh_asks_whatever_the_age(mirror: Mirror, upstream: FakeRegistry) -> None:
     wish = {"image": "alpine:v1"}
     _, first = await ask(mirror, "/cache/refresh", wish, "POST")
