@@ -30,6 +30,7 @@ from mirror.transfer.sources import Sources
 from mirror.upstream.upstreams import Upstreams
 from mirror.web.registry import RegistryApi
 from mirror.web.sending import Sender
+from mirror.web.webhooks import Webhooks
 
 _FOLLOWS: Final = {
     "server": {"auth", "catalog"},
@@ -83,8 +84,11 @@ class Services:
             clock=tools.clock,
         )
         self.keeper, self.prefetcher = self._fetchers(tools)
+        self.webhooks = Webhooks(tools.metrics, tools.pools)
+        self.webhooks.follow(settings.webhooks)
         self.scheduler = Scheduler(self.prefetcher)
         self.scheduler.follow(schedules_of(settings))
+        self.webhooks.follow(settings.webhooks)
         self.pulls = PullAdmin(
             store=store,
             table=lambda: self.table,
@@ -128,6 +132,7 @@ class Services:
     async def close(self) -> None:
         """Stop asking upstreams."""
         await self.access.close()
+        await self.webhooks.close()
         await self.scheduler.close()
         await self.prefetcher.close()
         await self.verification.close()

@@ -10,6 +10,7 @@ import typer
 
 from mirror import __version__
 from mirror.cli import cache_command, config_command
+from mirror.cli.cache_pins_command import pin, pins, unpin
 from mirror.cli.client_config_command import client_config
 from mirror.cli.doctor_command import doctor
 from mirror.cli.healthcheck_command import healthcheck
@@ -36,6 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(epilog=EXIT_CODES)(serve)
+for _command in (pin, unpin, pins):
+    cache_command.app.command(epilog=EXIT_CODES)(_command)
 app.add_typer(cache_command.app)
 app.add_typer(config_command.app)
 app.command(epilog=EXIT_CODES)(prefetch)

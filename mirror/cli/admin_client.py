@@ -14,10 +14,11 @@ from mirror.cli.admin_connection import admin_connection, admin_url
 from mirror.service.cache_admin import CacheAdmin, PinFacts
 from mirror.settings import Settings
 from mirror.store.checking import Event
-from mirror.store.inventory import ImageDetails, ImageFacts, Usage
+from mirror.store.inventory import ImageDetails, ImageFacts
 from mirror.store.layout import InUseError
 from mirror.store.referring import Referrer
 from mirror.store.sweep import Swept
+from mirror.store.usage import Usage
 from mirror.store.withdrawal import Removed
 from mirror.web.admin_access import CSRF_HEADER
 from mirror.web.api import PREFIX

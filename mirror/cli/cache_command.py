@@ -2,7 +2,6 @@
 
 import enum
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,12 +26,12 @@ from mirror.cli.options import (
     write_json,
 )
 from mirror.cli.problems import problems
-from mirror.cli.tables import counted, human_age, human_size, table
+from mirror.cli.tables import counted, human_size, table
 
 if TYPE_CHECKING:
     from mirror.cli.admin_client import Cache
     from mirror.store.checking import Event
-    from mirror.store.inventory import RepositoryUsage, Usage
+    from mirror.store.usage import RepositoryUsage, Usage
 
 _ABOUT: Final = (
     "See what the cache holds, check it, remove from it, keep in it.\n\n"
@@ -75,7 +74,8 @@ def _cache(context: typer.Context, *, config: ConfigOption = None) -> None:  # n
 
 
 @contextmanager
-def _opened(config: Path | None) -> Iterator["Cache"]:
+def opened(config: Path | None) -> Iterator["Cache"]:
+    """Open the cache of a configuration, and say what stands in the way."""
     settings = load_settings(config).settings
     from mirror.cli.admin_client import open_cache  # noqa: PLC0415 -- slow
     from mirror.observe import logs  # noqa: PLC0415 -- slow
@@ -114,7 +114,7 @@ def list_images(
     SIZE is all that an image links, as far as its manifests are here; HERE is how much of it is.
     HITS is how often its manifest was served since the mirror started.
     """
-    with _opened(config) as cache:
+    with opened(config) as cache:
         images = cache.images(patterns or [], untagged=everything)
     from mirror.cli.cache_report import images_text, sorted_images  # noqa: PLC0415 -- slow
 
@@ -136,7 +136,7 @@ def show(
     json_output: JsonOption = False,  # noqa: ARG001 -- decides output
 ) -> None:
     """Show one image: a tree of what it links, who refers to it, and what its tag meant."""
-    with _opened(config) as cache:
+    with opened(config) as cache:
         details, referrers = cache.details(reference), cache.referrers(reference)
     if output is ListOutput.JSON:
         write_json({**msgspec.structs.asdict(details), "referrers": referrers})
@@ -183,7 +183,7 @@ def du(
     What several repositories share counts for each of them, and once in the total; OWN is what
     removing a repository would free.
     """
-    with _opened(config) as cache:
+    with opened(config) as cache:
         usage = cache.usage()
     if output is Output.JSON:
         write_json(usage)
@@ -230,7 +230,7 @@ def verify(
     Exit code 1 if something is wrong and not repaired. With -o json, one object a line: progress,
     finding, done.
     """
-    with _opened(config) as cache:
+    with opened(config) as cache:
         left = sum(_show_event(event, output) for event in cache.verify(repair=repair))
     if left:
         raise typer.Exit(FAILED)
@@ -277,7 +277,7 @@ def gc(
     json_output: JsonOption = False,  # noqa: ARG001 -- decides output
 ) -> None:
     """Remove what nothing needs; the mirror goes on, and does this by itself once a day."""
-    with _opened(config) as cache:
+    with opened(config) as cache:
         swept = cache.collect(dry_run=dry_run)
     if output is Output.JSON:
         write_json(swept)
@@ -303,7 +303,7 @@ def rm(
     images stay. What somebody is reading goes as soon as room is needed. Exit code 1 if an image
     is not here, is pinned or is in use.
     """
-    with _opened(config) as cache:
+    with opened(config) as cache:
         meant = _meant(cache, references)
         if any(map(_is_glob, references)) and not dry_run and not yes:
             _ask(len(meant))
@@ -350,80 +350,3 @@ def _ask(count: int) -> None:
         raise typer.Exit(MISUSED)
     if not typer.confirm(f"Remove {counted(count, 'image')}?", err=True):
         raise typer.Exit(FAILED)
-
-
-# --- pins ------------------------------------------------------------------------------------
-
-
-@app.command(epilog=EXIT_CODES)
-def pin(
-    references: References,
-    *,
-    platforms: Annotated[
-        list[str] | None,
-        typer.Option("--platform", metavar="OS/ARCH", help="Only this platform; may be repeated."),
-    ] = None,
-    config: ConfigOption = None,
-    output: OutputOption = Output.TEXT,
-    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
-) -> None:
-    """Never evict these images, also those parts that come in later.
-
-    With a tag and a digest (alpine:3.20@sha256:…) the tag is held: it means this digest here
-    whatever upstream says, until it is unpinned.
-    """
-    with _opened(config) as cache:
-        pinned = [cache.pin(each, platforms or []) for each in references]
-    if output is Output.JSON:
-        write_json({"pins": pinned})
-        return
-    for each in pinned:
-        later = "" if each.stored else " (it is not here yet: it stays once it has been pulled)"
-        held = f", held at {each.digest}" if each.held else ""
-        write(f"{each.image} is pinned{held}{later}")
-
-
-@app.command(epilog=EXIT_CODES)
-def unpin(
-    references: References,
-    *,
-    config: ConfigOption = None,
-    output: OutputOption = Output.TEXT,
-    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
-) -> None:
-    """Let these images go when their time comes."""
-    with _opened(config) as cache:
-        names = [cache.unpin(each) for each in references]
-    if output is Output.JSON:
-        write_json({"images": names})
-        return
-    for name in names:
-        write(f"{name} is not pinned any more")
-
-
-@app.command(epilog=EXIT_CODES)
-def pins(
-    *,
-    config: ConfigOption = None,
-    output: OutputOption = Output.TEXT,
-    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
-) -> None:
-    """List what is never evicted."""
-    with _opened(config) as cache:
-        found = cache.pins()
-    if output is Output.JSON:
-        write_json({"pins": found})
-    elif found:
-        rows = [
-            (
-                each.image,
-                ",".join(each.platforms) or "all",
-                human_age(time.time() - each.pinned_at),
-                f"held at {each.digest}" if each.held else "",
-                "here" if each.stored else "not here yet",
-            )
-            for each in found
-        ]
-        write(table(("IMAGE", "PLATFORMS", "PINNED", "", ""), rows))
-    else:
-        complain("nothing is pinned")

@@ -6,9 +6,10 @@ from typing import Final
 
 from mirror.cli.tables import counted, human_age, human_size, table
 from mirror.store.checking import Progress
-from mirror.store.inventory import ImageDetails, ImageFacts, Part, Usage
+from mirror.store.inventory import ImageDetails, ImageFacts, Part
 from mirror.store.referring import Referrer
 from mirror.store.sweep import Swept
+from mirror.store.usage import Usage
 from mirror.store.withdrawal import Removed
 
 _DIGEST_DIGITS: Final = 12

@@ -19,6 +19,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 import mirror
+from mirror.observe.events import Events
 
 _SECONDS: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300)
 _LAG_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2)
@@ -47,6 +48,7 @@ LISTENERS: Final = ("registry", "admin")
 DROP_REASONS: Final = ("connections", "per_client", "head", "head_size", "handshake")
 FILL_OUTCOMES: Final = ("committed", "failed", "mismatch", "disk", "abandoned")
 PREFETCH_OUTCOMES: Final = ("done", "incomplete", "cancelled")
+WEBHOOK_OUTCOMES: Final = ("delivered", "failed", "dropped")
 PREFETCHED_OUTCOMES: Final = ("done", "failed", "skipped", "cancelled")
 
 
@@ -55,11 +57,14 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self.events = Events()
+        """What is counted can be told, too."""
         disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each
         self._requests(registry)
         self._upstreams(registry)
         self._fills(registry)
         self._prefetch(registry)
+        self._webhooks(registry)
         self._cache(registry)
         self._process(registry)
 
@@ -225,6 +230,16 @@ class Metrics:
         )
         for outcome in PREFETCHED_OUTCOMES:
             self.prefetch_images.labels(outcome)
+
+    def _webhooks(self, registry: CollectorRegistry) -> None:
+        self.webhook_events = Counter(
+            "mirror_webhook_events_total",
+            f"Events for webhooks: {', '.join(WEBHOOK_OUTCOMES)}; dropped where too many waited.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in WEBHOOK_OUTCOMES:
+            self.webhook_events.labels(outcome)
 
     def _cache(self, registry: CollectorRegistry) -> None:
         self.cache_bytes = Gauge(

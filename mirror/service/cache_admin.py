@@ -13,11 +13,12 @@ from mirror.domain.images import image_matches, image_name, parse_image, parse_p
 from mirror.domain.names import Digest, Reference, Repository, Tag, parse_reference
 from mirror.domain.routing import Table
 from mirror.store.checking import Check, Event
-from mirror.store.inventory import ImageDetails, ImageFacts, Inventory, Usage
+from mirror.store.inventory import ImageDetails, ImageFacts, Inventory
 from mirror.store.pins import Pin
 from mirror.store.referring import Referrer, Referring
 from mirror.store.store import Store
 from mirror.store.sweep import Sweep, Swept
+from mirror.store.usage import Usage
 from mirror.store.withdrawal import Removed, Withdrawal
 
 

@@ -14,6 +14,7 @@ from mirror.domain.errors import (
     TroubleError,
     UpstreamTroubleError,
 )
+from mirror.domain.events import EventKind
 from mirror.domain.freshness import IMMUTABLE, Lifetime
 from mirror.domain.images import image_name
 from mirror.domain.manifests import MANIFEST_MAX_BYTES, LinkKind, Manifest, read_manifest
@@ -329,6 +330,13 @@ class Manifests:
         digest = Digest.of(body.content, wanted.algorithm if wanted else "sha256")
         if wanted is not None and digest != wanted:
             self._metrics.digest_mismatches.labels(repository.upstream).inc()
+            self._metrics.events.tell(
+                EventKind.MISMATCH,
+                str(wanted),
+                upstream=repository.upstream,
+                repository=repository.name,
+                endpoint="",
+            )
             raise ContentMismatchError(f"{repository}: {digest} instead of {wanted}")
         return digest
 
@@ -341,6 +349,15 @@ class Manifests:
             _log.error(
                 "a manifest could not be kept", repository=str(repository), reason=str(error)
             )
+            return
+        self._metrics.events.tell(
+            EventKind.CACHED,
+            str(manifest.digest),
+            kind="manifest",
+            size_bytes=manifest.size_bytes,
+            upstream=repository.upstream,
+            repository=repository.name,
+        )
 
     async def _remember(self, repository: Repository, tag: Tag, digest: Digest) -> None:
         now, text = self._clock.wall(), str(digest)

@@ -19,7 +19,7 @@ from mirror.runtime.pools import Pool
 from mirror.service.cache_admin import CacheAdmin
 from mirror.service.policies import Policies
 from mirror.service.pull_admin import AccountRate, PullAdmin
-from mirror.store.inventory import Usage
+from mirror.store.usage import Usage
 from mirror.transfer.fill import Fill
 from mirror.transfer.fills import Fills
 from mirror.upstream.registry import Registry

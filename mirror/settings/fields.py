@@ -15,6 +15,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from mirror.domain.events import EventKind
 from mirror.domain.networks import network_of
 from mirror.domain.walking import is_platform
 from mirror.settings.units import (
@@ -216,6 +217,9 @@ WebUrl = Annotated[str, AfterValidator(_web_url), _schema("string", "URL")]
 Glob = Annotated[str, AfterValidator(_glob), _schema("string", "pattern", "library/**")]
 Platform = Annotated[
     str, AfterValidator(_platform), _schema("string", "platform", "linux/amd64", "linux/arm/v7")
+]
+EventName = Annotated[
+    EventKind, WithJsonSchema({"type": "string", "enum": [str(kind) for kind in EventKind]})
 ]
 AccountName = Annotated[str, AfterValidator(_account), _schema("string", "name", "ci")]
 Helper = Annotated[

@@ -11,6 +11,7 @@ from mirror.domain.images import parse_pin
 from mirror.settings.fields import (
     AnyPath,
     Duration,
+    EventName,
     NotEmpty,
     Platform,
     PositiveDuration,
@@ -83,7 +84,7 @@ class Webhook(Section):
 
     url: WebUrl
     """Where events are sent."""
-    events: tuple[str, ...] = ()
+    events: tuple[EventName, ...] = ()
     """Which events; without any, all of them."""
     secret_file: ReadableFile | None = None
     """File with the key that events are signed with."""
@@ -140,7 +141,7 @@ class Settings(Section):
     """Images that are never evicted, fetched when missing, and kept fresh."""
     prefetch: tuple[Prefetch, ...] = ()
     """Images that are fetched at regular times."""
-    webhooks: Annotated[tuple[Webhook, ...], Later()] = ()
+    webhooks: tuple[Webhook, ...] = ()
     """Addresses that are told what happens."""
     log: Log = Log()
     """What is written to standard error."""

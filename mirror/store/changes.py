@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeVar
 
+from mirror.domain.events import EventKind
 from mirror.domain.names import Digest
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
@@ -170,13 +171,24 @@ class Changes:
             )
             evicting = self._parts.pools.index_write.start(self._parts.removals.evict, rest)
             step = await self._accounted(evicting, account)
-            for _, digest, _ in step.victims:
+            for _, digest, row in step.victims:
+                self._tell_gone(digest, row, reason)
                 await self._parts.facts.forget_object(digest)
             freed_bytes += step.freed_bytes
             kept, has_orphans = step.kept, step.has_orphans
             if step.is_exhausted:
                 break
         return freed_bytes
+
+    def _tell_gone(self, digest: str, row: ObjectRow, reason: str) -> None:
+        self._parts.metrics.events.tell(
+            EventKind.EVICTED,
+            digest,
+            kind=row.kind,
+            size_bytes=row.size_bytes,
+            upstream=row.upstream,
+            reason=reason,
+        )
 
     def _note_gone(self, row: ObjectRow, reason: str) -> None:
         self._parts.metrics.cache_evictions.labels(reason).inc()

@@ -141,6 +141,11 @@ class Fill:
             raise error
         return self.visible_bytes
 
+    @property
+    def has_come(self) -> bool:
+        """Whether it came in by this fill, and had not been stored before."""
+        return self.first_byte_at is not None or self.resumed_bytes > 0
+
     async def ended(self) -> None:
         """Wait until the object is stored; raises MirrorError if it will not be."""
         while not self.finished:

@@ -9,6 +9,7 @@ from mirror.domain.errors import (
     MirrorError,
     UpstreamTroubleError,
 )
+from mirror.domain.events import EventKind
 from mirror.domain.names import Digest, Repository
 from mirror.observe import tracing
 from mirror.observe.logs import get_logger
@@ -139,6 +140,18 @@ class Fills:
             self._metrics.fills_in_progress.dec()
             self._metrics.fills.labels(outcome).inc()
             _end_span(fill, outcome)
+            if outcome == "committed" and fill.has_come:
+                self._tell(fill)
+
+    def _tell(self, fill: Fill) -> None:
+        self._metrics.events.tell(
+            EventKind.CACHED,
+            str(fill.digest),
+            kind="blob",
+            size_bytes=fill.size_bytes,
+            upstream=fill.active_source.upstream,
+            repository=fill.active_source.name,
+        )
 
     def _readers_changed(self, fill: Fill, task: "asyncio.Task[None]") -> None:
         if self.abandon == "stop" and not fill.readers and not fill.is_verified:

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from mirror.domain.errors import MirrorError
+from mirror.domain.events import EventKind
 from mirror.domain.names import Digest, Repository
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
@@ -73,6 +74,13 @@ class Sources:
             del self._suspects[next(iter(self._suspects))]
         self._suspects[endpoint, digest] = now + SUSPECT_SECONDS
         self._metrics.digest_mismatches.labels(repository.upstream).inc()
+        self._metrics.events.tell(
+            EventKind.MISMATCH,
+            str(digest),
+            upstream=repository.upstream,
+            repository=repository.name,
+            endpoint=endpoint,
+        )
         _log.error(
             "an endpoint sent wrong content",
             upstream=repository.upstream,

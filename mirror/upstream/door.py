@@ -39,6 +39,7 @@ class Door:
         patience_seconds: float,
         clock: Clock,
         jitter: Callable[[], float] = random.random,
+        on_change: Callable[[str | None], None] = lambda _why: None,
     ) -> None:
         """Open the door.
 
@@ -47,11 +48,13 @@ class Door:
             patience_seconds: How long the endpoint has for an answer.
             clock: The time.
             jitter: A number in [0, 1), so that mirrors do not come back together.
+            on_change: Told why the endpoint is given up, and ``None`` when it answers again.
         """
         self._upstream = upstream
         self._patience_seconds = patience_seconds
         self._clock = clock
         self._jitter = jitter
+        self._on_change = on_change
         self.failures = 0
         self._is_slow = False
         self._opened_at = self._open_until = -1.0
@@ -88,15 +91,18 @@ class Door:
             yield
         except UpstreamTroubleError as error:
             self._is_slow = isinstance(error, UpstreamTimeoutError)
-            self._failed(began_at)
+            self._failed(began_at, str(error))
             raise
         except asyncio.CancelledError:
             if self._clock.monotonic() - began_at >= _SHARE * self._patience_seconds:
                 self._is_slow = True
-                self._failed(began_at)
+                self._failed(began_at, "it does not answer in time")
             raise
         else:
+            was_open = self.is_open
             self.failures = 0
+            if was_open:
+                self._on_change(None)
         finally:
             self._probes -= is_probe
 
@@ -127,10 +133,12 @@ class Door:
             f"in {max(1, round(left_seconds))} s"
         )
 
-    def _failed(self, began_at: float) -> None:
+    def _failed(self, began_at: float, reason: str) -> None:
         if self.is_open and began_at < self._opened_at:
             return  # it was on its way when the others failed
         self.failures += 1
+        if self.failures == FAILURES_TO_OPEN:
+            self._on_change(reason)
         if self.is_open:
             now = self._clock.monotonic()
             number = self.failures - FAILURES_TO_OPEN + 1

@@ -10,6 +10,7 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import aiohttp
@@ -50,6 +51,7 @@ from mirror.upstream.reading import (
     raise_refusal,
 )
 from mirror.upstream.streaming import BlobStream, HttpStream, range_header, refuse_encoding
+from mirror.upstream.telling import Telling
 from mirror.upstream.tokens import AccessRefusedError
 from mirror.upstream.transport import Transport, translated
 
@@ -87,13 +89,20 @@ class Registry:
         self._metrics = metrics
         self._clock = clock
         self._answered_at = -math.inf
+        self._telling = Telling(upstream, metrics.events)
         self._name = upstream.name
         self._response_seconds = upstream.policy.timeouts.response_seconds
         names = {upstream.name, *upstream.aliases}
         self._endpoints = [Endpoint.of(url, names) for url in upstream.endpoints]
         patience_seconds = self._response_seconds / len(self._endpoints)
         self.doors = {
-            each.url: Door(upstream.name, patience_seconds, clock) for each in self._endpoints
+            each.url: Door(
+                upstream.name,
+                patience_seconds,
+                clock,
+                on_change=partial(self._telling.change, each.url),
+            )
+            for each in self._endpoints
         }
         self._budgets: dict[str, Budget] = {}
         self._is_offline = upstream.policy.mode == "offline"
@@ -339,6 +348,7 @@ class Registry:
         before = self._budgets.get(account.name)
         budget = Budget((reading,)) if before is None else before.plus(reading)
         self._budgets[account.name] = budget
+        self._telling.rate(account.name, reading, before)
         empty_in_seconds = budget.empty_in_seconds(reading.at)
         labels = self._name, account.name
         self._metrics.ratelimit_limit.labels(*labels).set(reading.limit)

@@ -10,9 +10,10 @@ from aiohttp import web
 from mirror.runtime.pools import Pool
 from mirror.service.cache_admin import CacheAdmin, PinFacts
 from mirror.store.checking import Event
-from mirror.store.inventory import ImageDetails, ImageFacts, Usage
+from mirror.store.inventory import ImageDetails, ImageFacts
 from mirror.store.referring import Referrer
 from mirror.store.sweep import Swept
+from mirror.store.usage import Usage
 from mirror.store.withdrawal import Removed
 from mirror.web.openapi import JSON, NDJSON, Asked, Parameter, Route
 

@@ -267,7 +267,6 @@ def test_a_secret_is_never_shown() -> None:
     ("given", "key"),
     [
         ({"fill": {"parallel_ranges": 2}}, "fill.parallel_ranges"),
-        ({"webhooks": [{"url": "https://hooks.example"}]}, "webhooks"),
     ],
 )
 def test_what_is_not_built_yet_is_refused(given: dict[str, Any], key: str) -> None:
@@ -297,6 +296,18 @@ def test_pins_are_checked(pin: dict[str, Any], key: str, said: str) -> None:
 )
 def test_prefetches_are_checked(wrong: dict[str, Any], key: str, said: str) -> None:
     assert said in mistakes(prefetch=[{"images": ["alpine"], "every": "6h", **wrong}])[key]
+
+
+@pytest.mark.parametrize(
+    ("hook", "key", "said"),
+    [
+        ({"url": "hooks.example"}, "webhooks.0.url", "not an http:// or https:// URL"),
+        ({"url": "https://a:b@x"}, "webhooks.0.url", "no user and password"),
+        ({"url": "https://x", "events": ["pulled"]}, "webhooks.0.events.0", "object.cached"),
+    ],
+)
+def test_webhooks_are_checked(hook: dict[str, Any], key: str, said: str) -> None:
+    assert said in mistakes(webhooks=[hook])[key]
 
 
 def test_what_is_not_built_yet_may_have_its_default() -> None:

@@ -53,6 +53,18 @@ async def test_it_opens_after_three_failures_in_a_row_and_an_answer_closes_it() 
     assert not door.is_open
 
 
+async def test_it_tells_when_it_opens_and_when_it_closes_and_only_then() -> None:
+    clock, told = FakeClock(100), list[str | None]()
+    times = Clock(wall=clock, monotonic=clock)
+    door = Door("docker.io", 3.0, times, lambda: 0.0, on_change=told.append)
+    await fail(door, FAILURES_TO_OPEN + 2)
+    assert told == ["upstream trouble: no connection"]
+    for _ in range(2):
+        async with door.asked():
+            pass
+    assert told == ["upstream trouble: no connection", None]
+
+
 async def test_one_at_a_time_tries_again_and_each_failure_doubles_the_wait() -> None:
     clock = FakeClock(100)
     door = door_of(clock)

@@ -1,0 +1,89 @@
+"""``mirror cache pin``, ``unpin`` and ``pins``: keep images."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from mirror.cli.cache_command import References, opened
+from mirror.cli.options import (
+    ConfigOption,
+    JsonOption,
+    Output,
+    OutputOption,
+    complain,
+    write,
+    write_json,
+)
+from mirror.cli.tables import human_age, table
+
+
+def pin(
+    references: References,
+    *,
+    platforms: Annotated[
+        list[str] | None,
+        typer.Option("--platform", metavar="OS/ARCH", help="Only this platform; may be repeated."),
+    ] = None,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """Never evict these images, also those parts that come in later.
+
+    With a tag and a digest (alpine:3.20@sha256:…) the tag is held: it means this digest here
+    whatever upstream says, until it is unpinned.
+    """
+    with opened(config) as cache:
+        pinned = [cache.pin(each, platforms or []) for each in references]
+    if output is Output.JSON:
+        write_json({"pins": pinned})
+        return
+    for each in pinned:
+        later = "" if each.stored else " (it is not here yet: it stays once it has been pulled)"
+        held = f", held at {each.digest}" if each.held else ""
+        write(f"{each.image} is pinned{held}{later}")
+
+
+def unpin(
+    references: References,
+    *,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """Let these images go when their time comes."""
+    with opened(config) as cache:
+        names = [cache.unpin(each) for each in references]
+    if output is Output.JSON:
+        write_json({"images": names})
+        return
+    for name in names:
+        write(f"{name} is not pinned any more")
+
+
+def pins(
+    *,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TEXT,
+    json_output: JsonOption = False,  # noqa: ARG001 -- decides output
+) -> None:
+    """List what is never evicted."""
+    with opened(config) as cache:
+        found = cache.pins()
+    if output is Output.JSON:
+        write_json({"pins": found})
+    elif found:
+        rows = [
+            (
+                each.image,
+                ",".join(each.platforms) or "all",
+                human_age(time.time() - each.pinned_at),
+                f"held at {each.digest}" if each.held else "",
+                "here" if each.stored else "not here yet",
+            )
+            for each in found
+        ]
+        write(table(("IMAGE", "PLATFORMS", "PINNED", "", ""), rows))
+    else:
+        complain("nothing is pinned")
