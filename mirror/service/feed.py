@@ -32,7 +32,9 @@ class Feed:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Be a listener in this context; raises RefusedError where there are too many."""
-        if self._is_closed or self.listeners >= LISTENERS_MAX:
+        if self._is_closed:
+            raise RefusedError(RefusalCode.FULL, "the mirror is stopping", "come again later")
+        if self.listeners >= LISTENERS_MAX:
             raise RefusedError(
                 RefusalCode.FULL,
                 f"{self.listeners} others are listening already",

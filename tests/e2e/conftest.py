@@ -36,6 +36,7 @@ TOOLS = (
     "skopeo",
     "busybox",
     "openssl",
+    "chromium",
 )
 StartMirror = Callable[..., Mirror]
 StartClient = Callable[[type[Client], Mirror], Client]

@@ -60,7 +60,7 @@ export class Chart {
     const parts = [];
     for (let value = 0; value <= top + by / 2; value += by) {
       parts.push(s('line', {class: 'grid', x1: LEFT, x2: width, y1: y(value), y2: y(value)}),
-        s('text', {x: LEFT - 8, y: y(value) + 4, 'text-anchor': 'end'}, value ? rate(value).replace('.00', '') : '0'));
+        s('text', {x: LEFT - 8, y: y(value) + 4, 'text-anchor': 'end'}, value ? rate(value).replace(/\.0+ /, ' ') : '0'));
     }
     for (const share of [0, 0.5, 1]) {
       const at = from + share * (to - from);

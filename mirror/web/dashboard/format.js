@@ -26,6 +26,7 @@ export const counted = (number, one, many = `${one}s`) =>
 export function percent(share) {
   if (share === null || share === undefined) return NONE;
   const value = share * 100;
+  if (value > 0 && value < 0.05) return '< 0.1 %';
   if (value > 99 && value < 100) return `${(Math.floor(value * 10) / 10).toFixed(1)} %`;
   return `${value.toFixed(value > 0 && value < 10 ? 1 : 0)} %`;
 }

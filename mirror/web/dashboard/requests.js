@@ -38,7 +38,7 @@ export function requests(main, app, filter) {
   let live = true;
   let limit = SHOWN;
   const body = h('tbody');
-  const rows = table('Requests', ['Time', 'What', 'Kind', 'Result', ['Waited', 'number'], ['Took', 'number'], ['Sent', 'number'], 'Client'], body);
+  const rows = table('Requests', ['Time', 'What', 'Result', 'Kind', ['Waited', 'number'], ['Took', 'number'], ['Sent', 'number'], 'Client'], body);
   const place = h('div', null, skeleton(8));
   const more = h('button', {type: 'button', class: 'more', onclick: () => { limit += SHOWN; show(); }}, 'Show more');
   const note = h('span', {class: 'quiet'});
@@ -64,8 +64,8 @@ export function requests(main, app, filter) {
     const open = h('button', {type: 'button', class: 'link', onclick: () => details(request, app)}, what(request));
     return {element: h('tr', null,
       h('td', {title: day(request.at)}, clock(request.at)), h('td', {class: 'wrap'}, open),
-      h('td', null, `${request.method === 'GET' ? '' : `${request.method} `}${request.kind}`),
       h('td', null, resultBadge(request)),
+      h('td', null, `${request.method === 'GET' ? '' : `${request.method} `}${request.kind}`),
       h('td', {class: 'number'}, span(request.waited_seconds)), h('td', {class: 'number'}, span(request.seconds)),
       h('td', {class: 'number'}, bytes(request.sent_bytes)), h('td', null, request.client))};
   }

@@ -1,0 +1,408 @@
+"""The dashboard in a real browser, before a mirror that real bytes go through."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.fakes.content import Blob, artifact, blob, image, index
+from tests.fakes.registry import FakeRegistry
+
+from . import oci
+from .browser import Scheme, Window, launched
+from .conftest import StartMirror
+from .daemon import free_port
+from .loop_thread import LoopThread, Server
+from .mirror_process import Mirror
+
+AMD, ARM = image(1, layers=3, layer_bytes=200_000), image(2, architecture="arm64")
+ALPINE = index([AMD, ARM, image(3, architecture="unknown")])
+REDIS = image(1, layers=4, layer_bytes=200_000)  # has the layers of the other, and one more
+SIGNATURE = artifact(REDIS, artifact_type="application/vnd.example.signature")
+LIMITED = {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "61;w=21600"}
+PAGES = {
+    "overview": "#/",
+    "catalogue": "#/catalogue",
+    "repository": "#/catalogue/docker.io/library/alpine",
+    "index": "#/image/docker.io/library/alpine:3.20",
+    "image": "#/image/docker.io/library/redis:7",
+    "requests": "#/requests",
+    "clients": "#/clients",
+}
+TOKEN = "s3cr3t-of-the-admin"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = launched(playwright)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def hub(loop_thread: LoopThread) -> Iterator[FakeRegistry]:
+    registry = FakeRegistry()
+    loop_thread.run(registry.__aenter__())
+    registry.options.manifest_headers = dict(LIMITED)
+    registry.push("library/alpine", ALPINE, ["3.20", "latest"])
+    registry.push("library/redis", REDIS, ["7"])
+    registry.push("library/redis", SIGNATURE)
+    yield registry
+    loop_thread.run(registry.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def town(hub: FakeRegistry, start_mirror: StartMirror) -> Mirror:
+    """Return a mirror that has served something already."""
+    mirror = start_mirror({"docker.io": {"endpoints": [hub.url]}})
+    for _ in range(2):
+        pull(mirror, "library/alpine", "3.20", ALPINE.digest, AMD.digest, *AMD.blobs)
+        pull(mirror, "library/redis", "7", REDIS.digest, *REDIS.blobs)
+    mirror.get(f"/v2/library/redis/referrers/{REDIS.digest}")
+    mirror.get("/v2/library/nope/manifests/1")
+    return mirror
+
+
+@pytest.fixture
+def windows(browser: Browser) -> Iterator[Callable[..., Window]]:
+    """Return what opens a window; in the end, none of them may have complained."""
+    opened: list[Window] = []
+
+    def window(mirror: Mirror | str, size: str = "desktop", scheme: Scheme = "light") -> Window:
+        url = mirror if isinstance(mirror, str) else f"{mirror.admin_url}/"
+        opened.append(Window(browser, url, size=size, scheme=scheme))
+        return opened[-1]
+
+    yield window
+    faults = [fault for each in opened for fault in each.faults]
+    for each in opened:
+        each.close()
+    assert faults == []
+
+
+def pull(mirror: Mirror, repository: str, *references: str | Blob) -> None:
+    for each in references:
+        kind, name = ("blobs", each.digest) if isinstance(each, Blob) else ("manifests", each)
+        assert mirror.get(f"/v2/{repository}/{kind}/{name}").status == 200
+
+
+def confirm(page: Page, name: str | re.Pattern[str]) -> None:
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name=name).click()
+    expect(dialog).to_have_count(0)
+
+
+# --- every page ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", ["desktop", "phone"])
+def test_every_page_is_whole_and_without_barriers(
+    town: Mirror, windows: Callable[..., Window], size: str, scheme: Scheme
+) -> None:
+    window = windows(town, size, scheme)
+    for name, fragment in PAGES.items():
+        window.open(fragment)
+        window.shoot(name)
+        assert not window.is_too_wide(), name
+        assert window.barriers() == [], name
+
+
+def test_the_overview_tells_what_was_saved(town: Mirror, windows: Callable[..., Window]) -> None:
+    page = windows(town).open("#/")
+    stats = page.locator(".stat")
+    expect(stats.nth(0)).to_contain_text(re.compile(r"7\d %of bytes; 6\d % of requests"))
+    expect(stats.nth(2)).to_contain_text(re.compile(r"7\s*of 10; 7 at Docker Hub"))
+    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    expect(page.get_by_role("region", name="Upstreams")).to_contain_text("Up")
+    expect(page.locator(".rate")).to_contain_text("61 of 100 left per 6 h")
+    expect(page.get_by_role("img", name="Throughput")).to_be_visible()
+    page.get_by_role("button", name="1 h").click()
+    expect(page.get_by_role("button", name="1 h")).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_running_pull_is_seen_live(
+    hub: FakeRegistry, loop_thread: LoopThread, town: Mirror, windows: Callable[..., Window]
+) -> None:
+    big = blob(8_000_000)
+    hub.push_blob("library/golang", big)
+    gate = hub.hold_body(big.digest, after_bytes=4_000_000)
+    window = windows(town)
+    page = window.open("#/")
+    expect(page.get_by_text("No download is running.")).to_be_visible()
+    pulls = [threading.Thread(target=pull, args=(town, "library/golang", big)) for _ in range(3)]
+    for each in pulls:
+        each.start()
+    row = page.get_by_role("region", name="Running downloads").locator("tbody tr")
+    expect(row).to_contain_text("docker.io/library/golang")
+    expect(row).to_contain_text(re.compile(r"of 7\.63 MiB \(5\d %\)"))
+    expect(row.locator("td").last).to_have_text("3")
+    window.shoot("running")
+    assert window.barriers() == []
+    loop_thread.loop.call_soon_threadsafe(gate.release)
+    for each in pulls:
+        each.join()
+    expect(page.get_by_text("No download is running.")).to_be_visible()
+
+
+# --- the catalogue ---------------------------------------------------------------------------
+
+
+def test_the_catalogue_leads_from_a_search_to_the_layers(
+    town: Mirror, windows: Callable[..., Window]
+) -> None:
+    page = windows(town).open("#/catalogue")
+    page.keyboard.press("/")
+    page.keyboard.type("alp")
+    rows = page.get_by_role("region", name="Repositories").locator("tbody tr")
+    expect(rows).to_have_count(1)
+    page.keyboard.press("Escape")
+    rows.get_by_role("link").click()
+    page.get_by_role("link", name="3.20").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("docker.io/library/alpine:3.20")
+    expect(page.get_by_text("serve it", exact=True)).to_be_visible()
+    page.get_by_text("linux/amd64").last.click()
+    layers = page.get_by_role("region", name="Layers").locator("tbody tr")
+    expect(layers).to_have_count(4)
+    expect(layers.nth(1)).to_contain_text("with 1 other image")
+    page.get_by_role("link", name="Open it").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(AMD.digest)
+
+
+def test_the_catalogue_finds_images_by_tag(town: Mirror, windows: Callable[..., Window]) -> None:
+    page = windows(town).open("#/catalogue")
+    page.get_by_role("searchbox").fill("redis:7")
+    found = page.get_by_role("region", name="Images").locator("tbody tr")
+    expect(found).to_have_count(1)
+    expect(found).to_contain_text("docker.io/library/redis:7")
+    page.get_by_role("searchbox").fill("redis:8")
+    expect(page.get_by_text("No image here has such a name.")).to_be_visible()
+
+
+def test_an_image_shows_history_and_referrers(
+    hub: FakeRegistry, town: Mirror, windows: Callable[..., Window]
+) -> None:
+    hub.push("library/redis", image(9), ["7"])
+    page = windows(town).open("#/image/docker.io/library/redis:7")
+    referrers = page.get_by_role("region", name="Referrers")
+    expect(referrers).to_contain_text("application/vnd.example.signature")
+    page.get_by_role("button", name="Refresh").click()
+    confirm(page, "Refresh")
+    expect(page.get_by_text("The tag has moved to")).to_be_visible()
+    history = page.get_by_role("region", name="History of the tag").locator("tbody tr")
+    expect(history).to_have_count(2)
+    expect(history.nth(1)).to_contain_text(REDIS.digest[:19])
+
+
+# --- what can be done ------------------------------------------------------------------------
+
+
+def test_an_image_is_pinned_unpinned_and_purged(
+    town: Mirror, windows: Callable[..., Window]
+) -> None:
+    window = windows(town)
+    page = window.open("#/image/docker.io/library/alpine:3.20")
+    page.get_by_role("button", name="Pin", exact=True).click()
+    page.get_by_label("linux/amd64").check()
+    window.shoot("pin")
+    confirm(page, "Pin")
+    expect(page.get_by_text("It is pinned")).to_be_visible()
+    assert pins(town) == {"docker.io/library/alpine:3.20": ["linux/amd64"]}
+    page.get_by_role("button", name="Purge").click()
+    expect(page.get_by_text("A pin keeps it")).to_be_visible()
+    page.get_by_role("button", name="Unpin").click()
+    confirm(page, "Unpin")
+    expect(page.get_by_role("button", name="Pin", exact=True)).to_be_visible()
+    assert pins(town) == {}
+    page.get_by_role("button", name="Purge").click()
+    window.shoot("purge")
+    assert window.barriers() == []
+    confirm(page, "Cancel")
+    assert has(town, "library/alpine", "3.20")
+    page.get_by_role("button", name="Purge").click()
+    confirm(page, re.compile("Purge, and free"))
+    expect(page.get_by_role("heading", level=1)).to_have_text("docker.io/library/alpine")
+    assert not has(town, "library/alpine", "3.20")
+
+
+def test_an_image_is_prefetched(town: Mirror, windows: Callable[..., Window]) -> None:
+    assert not town.blob_file(ARM.blobs[1].digest).exists()
+    page = windows(town).open("#/image/docker.io/library/alpine:3.20")
+    page.get_by_role("button", name="Prefetch").click()
+    page.get_by_label("linux/arm64").check()
+    confirm(page, "Prefetch")
+    expect(page.get_by_text("It is being fetched")).to_be_visible()
+    page.wait_for_timeout(100)
+    for _ in range(100):
+        if town.blob_file(ARM.blobs[1].digest).exists():
+            return
+        page.wait_for_timeout(100)
+    pytest.fail("it was not fetched")
+
+
+def pins(mirror: Mirror) -> dict[str, list[str]]:
+    content: Any = json.loads(oci.request(f"{mirror.admin_url}/api/v1/cache/pins").body)
+    return {each["image"]: each["platforms"] for each in content["pins"]}
+
+
+def has(mirror: Mirror, repository: str, tag: str) -> bool:
+    url = f"{mirror.admin_url}/api/v1/cache/image?ref={repository}:{tag}"
+    return oci.request(url).status == 200
+
+
+# --- requests and clients --------------------------------------------------------------------
+
+
+def test_requests_come_in_live_and_are_explained(
+    town: Mirror, windows: Callable[..., Window]
+) -> None:
+    window = windows(town)
+    page = window.open("#/requests")
+    page.get_by_role("searchbox").fill("manifest redis latest")
+    expect(page.get_by_text("No request is like that.")).to_be_visible()
+    town.get("/v2/library/redis/manifests/latest")
+    rows = page.get_by_role("region", name="Requests").locator("tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("404")
+    page.get_by_role("searchbox").fill("manifest redis:7")
+    expect(rows).to_have_count(2)
+    rows.first.get_by_role("button").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("serve it")
+    window.shoot("request")
+    assert window.barriers() == []
+    dialog.get_by_role("link", name="Open the image").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("docker.io/library/redis:7")
+
+
+def test_files_for_clients_are_for_the_address_of_the_page(
+    town: Mirror, windows: Callable[..., Window]
+) -> None:
+    page = windows(town).open("#/clients")
+    address = page.get_by_label("Address by which clients reach this mirror")
+    expect(address).to_have_value(re.compile(rf"127\.0\.0\.1:{town.port}$"))
+    expect(page.locator("#client-containerd pre").first).to_contain_text(town.url)
+    page.locator("#client-docker summary").click()
+    expect(page.locator("#client-docker pre").first).to_contain_text("registry-mirrors")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#client-docker").get_by_role("button", name="Copy").first.click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert json.loads(copied)["registry-mirrors"] == [town.url]
+
+
+# --- access, frame, keys ---------------------------------------------------------------------
+
+
+def test_the_token_is_asked_for_where_it_is_needed(
+    start_mirror: StartMirror, tmp_path: Path, browser: Browser
+) -> None:
+    (tmp_path / "token").write_text(TOKEN, encoding="utf-8")
+    (tmp_path / "token").chmod(0o600)
+    mirror = start_mirror({"docker.io": {}})
+    mirror.stop()
+    server = {
+        "listen": f"127.0.0.1:{mirror.port}",
+        "admin_listen": f"0.0.0.0:{mirror.admin_url.rpartition(':')[2]}",
+        "admin": {"token_file": str(tmp_path / "token")},
+    }
+    mirror.configure(server=server)
+    mirror.start()
+    window = Window(browser, f"{mirror.admin_url}/")
+    page = window.open("#/catalogue")
+    token = page.get_by_label("Admin token")
+    window.shoot("token")
+    assert window.barriers() == []
+    token.fill("wrong")
+    token.press("Enter")
+    expect(page.get_by_text("That is not the admin token.")).to_be_visible()
+    page.get_by_label("Admin token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("The cache is empty.")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    assert TOKEN not in page.evaluate("JSON.stringify({...localStorage}) + document.cookie")
+    page.reload()
+    expect(page.get_by_text("The cache is empty.")).to_be_visible()
+    # A refused request is an error of the console, and the only one there may be.
+    assert {fault for fault in window.faults if "401" not in fault} == set()
+    window.close()
+
+
+def test_it_works_below_a_path(
+    town: Mirror, loop_thread: LoopThread, windows: Callable[..., Window]
+) -> None:
+    proxy = Below(loop_thread, free_port(), town.admin_url)
+    proxy.start()
+    try:
+        page = windows(f"{proxy.url}/ops/mirror/").open("#/")
+        expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+        page.get_by_role("link", name="Catalogue").click()
+        page.get_by_role("link", name="docker.io/library/redis").click()
+        expect(page.get_by_role("link", name="7", exact=True)).to_be_visible()
+    finally:
+        proxy.stop()
+
+
+def test_the_keyboard_leads_everywhere(town: Mirror, windows: Callable[..., Window]) -> None:
+    page = windows(town).open("#/")
+    heading = page.get_by_role("heading", level=1)
+    for key, title in {"c": "Catalogue", "r": "Requests", "u": "How to use me"}.items():
+        page.keyboard.press("g")
+        page.keyboard.press(key)
+        expect(heading).to_have_text(title)
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("Keyboard shortcuts")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.get_by_role("button", name="Colours: as the system").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+
+
+def test_a_mirror_that_goes_away_and_comes_back(
+    town: Mirror, windows: Callable[..., Window]
+) -> None:
+    window = windows(town)
+    page = window.open("#/")
+    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    town.stop()
+    expect(page.get_by_role("status").filter(has_text="Reconnecting")).to_be_visible()
+    town.start()
+    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    refused = [fault for fault in window.faults if "ERR_" in fault or "503" in fault]
+    window.faults = [fault for fault in window.faults if fault not in refused]
+
+
+class Below(Server):
+    """A reverse proxy that has the admin listener below a path."""
+
+    def __init__(self, loop: LoopThread, port: int, target: str) -> None:
+        super().__init__(loop, port)
+        self._target = target
+
+    def application(self) -> web.Application:
+        app = web.Application()
+        app.router.add_route("*", "/ops/mirror/{rest:.*}", self._pass_on)
+        return app
+
+    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+        url = f"{self._target}/{request.match_info['rest']}"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(request.method, url, params=request.query) as got,
+        ):
+            names = ("Content-Type", "Content-Security-Policy", "ETag", "Cache-Control")
+            kept = {name: got.headers[name] for name in names if name in got.headers}
+            answer = web.StreamResponse(status=got.status, headers=kept)
+            await answer.prepare(request)
+            async for part in got.content.iter_any():
+                await answer.write(part)
+        return answer
