@@ -22,7 +22,7 @@ from mirror.app.tools import Tools
 from mirror.domain.manifests import Manifest
 from mirror.domain.names import Tag
 from mirror.domain.routing import Table
-from mirror.observe import logs
+from mirror.observe import logs, tracing
 from mirror.observe.health import watch_event_loop
 from mirror.observe.metrics import Metrics
 from mirror.observe.requests import PastRequest
@@ -260,7 +260,11 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     end, listening = (socket.socket(fileno=int(each)) for each in arguments)
-    asyncio.run(_run(end, listening))
+    tracing.configure(reports=False)
+    try:
+        asyncio.run(_run(end, listening))
+    finally:
+        tracing.close()
     return 0
 
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from opentelemetry import trace
+from opentelemetry.context import Context, attach
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import (
@@ -38,8 +39,9 @@ _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_P
 class OtelSpan:
     """A span of the SDK."""
 
-    def __init__(self, span: trace.Span) -> None:
+    def __init__(self, span: trace.Span, tracer: trace.Tracer) -> None:
         self.span = span
+        self._tracer = tracer
 
     def set(self, facts: Mapping[str, Fact | None]) -> None:
         """Note facts, without what looks like a secret in them."""
@@ -58,8 +60,13 @@ class OtelSpan:
 
     def link(self, other: tracing.Span) -> None:
         """Note that this waits for what *other* does."""
-        if isinstance(other, OtelSpan):
-            self.span.add_link(other.span.get_span_context())
+        if not isinstance(other, OtelSpan):
+            return
+        context = other.span.get_span_context()
+        if self.span.is_recording():
+            self.span.add_link(context)
+        elif self.span.get_span_context().is_remote:  # a worker's: one of ours has the link
+            self._tracer.start_span("join", links=[trace.Link(context)]).end()
 
     def current(self) -> AbstractContextManager[object]:
         """Let what is begun in this context stand below it."""
@@ -82,21 +89,27 @@ class OtelTracer:
 
     def begin(self, name: str, kind: Kind, carrier: Mapping[str, str] | None) -> OtelSpan:
         """Begin a span below the current one, or below the one that *carrier* names."""
-        context = None
-        if carrier is not None:
-            told = {key: carrier[key] for key in _CARRIED if key in carrier}
-            context = self._propagator.extract(told)
-        return OtelSpan(self._tracer.start_span(name, context, _KINDS[kind]))
+        context = None if carrier is None else self._context(carrier)
+        return OtelSpan(self._tracer.start_span(name, context, _KINDS[kind]), self._tracer)
 
     def current(self) -> OtelSpan:
         """Return the span that the running code stands in."""
-        return OtelSpan(trace.get_current_span())
+        return OtelSpan(trace.get_current_span(), self._tracer)
 
     def headers(self) -> dict[str, str]:
         """Return what tells another service of the current span."""
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier)
         return carrier
+
+    def join(self, carrier: Mapping[str, str]) -> None:
+        """Let what this task begins stand below the span of another process."""
+        attach(self._context(carrier))
+
+    def _context(self, carrier: Mapping[str, str]) -> Context:
+        told = {key: carrier[key] for key in _CARRIED if key in carrier}
+        # Of what is told only: what this code stands in has nothing to do with it.
+        return self._propagator.extract(told, Context())
 
     def close(self) -> None:
         """Send what has ended, for a few seconds at most."""

@@ -63,6 +63,9 @@ class Tracer(Protocol):
     def headers(self) -> dict[str, str]:
         """Return what tells another service of the current span."""
 
+    def join(self, carrier: Mapping[str, str]) -> None:
+        """Let what this task begins stand below the span of another process."""
+
     def close(self) -> None:
         """Send what has ended, for a few seconds at most."""
 
@@ -114,6 +117,12 @@ def headers() -> dict[str, str]:
     return {} if _tracer is None else _tracer.headers()
 
 
+def join(carrier: Mapping[str, str]) -> None:
+    """Let what this task begins stand below the span of another process."""
+    if _tracer is not None and carrier:
+        _tracer.join(carrier)
+
+
 def use(tracer: Tracer | None) -> None:
     """Go over to a tracer, or to none; one for the process, as OpenTelemetry has it."""
     global _tracer  # noqa: PLW0603 -- a tracer is of the process, like its logs
@@ -128,23 +137,33 @@ def is_wanted(environ: Mapping[str, str]) -> bool:
     return exporter != "none" if exporter else any(map(environ.get, _ENDPOINTS))
 
 
-def configure(environ: Mapping[str, str] = os.environ) -> None:
-    """Trace if the environment asks for it; what stands in the way is logged, and nothing more."""
+def configure(environ: Mapping[str, str] = os.environ, *, reports: bool = True) -> None:
+    """Trace if the environment asks for it; what stands in the way is logged, and nothing more.
+
+    Without *reports* not even that: a worker's main process has said it.
+    """
     if not is_wanted(environ):
         return
+    trouble = _begun(environ)
+    if not reports:
+        return
+    if trouble is None:
+        _log.info("traces are sent")
+    else:
+        _log.error(trouble[0], reason=trouble[1])
+
+
+def _begun(environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """Begin, and return what stands in the way."""
     try:
         from mirror.observe.otel import tracer_of  # noqa: PLC0415 -- an extra, and slow
 
         use(tracer_of(environ))
     except ImportError as error:
-        _log.error(
-            "traces are wanted, but a package is missing: install mirror[otel]",
-            package=error.name,
-        )
+        return "traces are wanted, but a package is missing: install mirror[otel]", str(error)
     except Exception as error:  # noqa: BLE001 -- whatever the SDK says of its variables
-        _log.error("there are no traces: the OTEL_ variables are wrong", reason=str(error))
-    else:
-        _log.info("traces are sent")
+        return "there are no traces: the OTEL_ variables are wrong", str(error)
+    return None
 
 
 def close() -> None:

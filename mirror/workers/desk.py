@@ -14,6 +14,7 @@ from typing import BinaryIO, Final, TypeVar
 
 from mirror.domain.names import parse_reference
 from mirror.domain.ranges import Span
+from mirror.observe import tracing
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics, Result
 from mirror.observe.requests import Recorder
@@ -295,3 +296,4 @@ def _act(asker: messages.Asker) -> None:
     """Be the request that is asked for, in the context of this task."""
     via.incoming.set(asker.via)
     act_as(asker.caller)
+    tracing.join(asker.trace)

@@ -27,11 +27,13 @@ class _Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Asker(msgspec.Struct, frozen=True, array_like=True):
     """What a question carries of the request that it is asked for.
 
-    ``via`` is the chain of proxies before, ``caller`` the credential that upstream is asked with.
+    ``via`` is the chain of proxies before, ``caller`` the credential that upstream is asked with,
+    ``trace`` what its span is called elsewhere.
     """
 
     via: str
     caller: Caller | None
+    trace: dict[str, str] = {}
 
 
 # --- a worker asks ---------------------------------------------------------------------------

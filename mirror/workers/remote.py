@@ -16,6 +16,7 @@ from mirror.domain.names import Digest, Reference, Repository
 from mirror.domain.pages import Query
 from mirror.domain.ranges import Span
 from mirror.domain.routing import Kind
+from mirror.observe import tracing
 from mirror.runtime import via
 from mirror.runtime.acting import Caller, acting_for
 from mirror.runtime.pools import Pool
@@ -182,7 +183,7 @@ class RemoteVerifier:
 
 def _asker(repository: Repository | None) -> messages.Asker:
     caller = None if repository is None else acting_for(repository.upstream)
-    return messages.Asker(via.incoming.get(), caller)
+    return messages.Asker(via.incoming.get(), caller, tracing.headers())
 
 
 # --- bodies ------------------------------------------------------------------------------------

@@ -49,6 +49,11 @@ class Mirror:
             **settings,
         }
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration, as it was given."""
+        return self._settings
+
     def configure(self, **settings: Any) -> None:  # noqa: ANN401  # YAML is anything
         """Set sections of the configuration, for the next start."""
         self._settings |= settings

@@ -9,8 +9,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
 from .daemon import free_port
 from .mirror_process import Mirror
+
+_SERVER = 2
+"""The kind of a span, as OTLP counts."""
 
 
 @contextmanager
@@ -39,8 +44,9 @@ def collector() -> Iterator[tuple[int, list[bytes]]]:
             thread.join()
 
 
-def traced(work: Path, port: int) -> Mirror:
+def traced(work: Path, port: int, workers: int = 1) -> Mirror:
     mirror = Mirror(work, {"docker.io": {"endpoints": [f"http://127.0.0.1:{free_port()}"]}})
+    mirror.configure(server={**mirror.settings["server"], "workers": workers})
     mirror.wrapper = ("env", f"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:{port}")
     mirror.start()
     return mirror
@@ -54,6 +60,28 @@ def test_a_collector_gets_them_at_the_latest_at_the_end(tmp_path: Path) -> None:
     told = b"".join(got)
     assert b"GET manifest" in told
     assert b"library/none" in told
+
+
+def test_a_request_to_a_worker_is_one_trace_with_what_the_main_process_does(
+    tmp_path: Path,
+) -> None:
+    digest = f"sha256:{'a' * 64}"
+    with collector() as (port, got):
+        mirror = traced(tmp_path, port, workers=2)
+        assert mirror.get(f"/v2/library/none/blobs/{digest}").status == 502
+        mirror.stop()
+    spans = [
+        span
+        for body in got
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+    requests = [span for span in spans if span.name == "GET blob" and span.kind == _SERVER]
+    fills = [span for span in spans if span.name == "fill"]
+    assert len(requests) == len(fills) == 1
+    assert fills[0].trace_id == requests[0].trace_id
+    assert fills[0].parent_span_id == requests[0].span_id
 
 
 def test_a_collector_that_is_away_costs_nothing(tmp_path: Path) -> None:

@@ -207,6 +207,22 @@ async def test_upstreams_are_told_if_the_operator_wants_it(
         assert told == [None]
 
 
+async def test_a_worker_s_request_goes_on_in_the_main_process(spans: Kept) -> None:
+    fill = tracing.begin("fill", tracing.Kind.INTERNAL)
+
+    async def answered() -> None:
+        tracing.join({"traceparent": TRACEPARENT})
+        tracing.current().link(fill)
+        tracing.begin("below", tracing.Kind.INTERNAL).end()
+
+    await asyncio.create_task(answered())
+    fill.end()
+    join, below = spans.only("join"), spans.only("below")
+    assert parent(join) == parent(below) == int(SPAN, 16)
+    assert [link.context.span_id for link in join.links] == [number(spans.only("fill"))]
+    assert spans.only("fill").parent is None
+
+
 # --- the switch -------------------------------------------------------------------------------
 
 
