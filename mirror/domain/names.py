@@ -105,10 +105,21 @@ class Repository:
 
 
 ANONYMOUS_SCOPE: Final = "_"
-"""The scope of bytes that came without credentials; all others are names of upstreams.
+"""The scope of bytes that came without credentials.
 
-It breaks the grammar of upstream names, so it can never be taken for one.
+Those that came with the mirror's own have the name of their upstream, those that came with
+callers' have ``callers_scope``. It breaks the grammar of upstream names, so it can never be taken
+for one.
 """
+
+
+def callers_scope(upstream: str) -> str:
+    """Return the scope of bytes that came with the credentials of callers.
+
+    Not that of the mirror's own account: whoever may use that one need not see what others
+    could, should the configuration change.
+    """
+    return f"{upstream}~"
 
 
 def is_upstream_name(text: str) -> bool:

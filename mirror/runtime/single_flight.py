@@ -39,6 +39,9 @@ class SingleFlight(Generic[K, V]):
         """Return whether somebody's question for *key* is under way."""
         return key in self._tasks
 
+    def __len__(self) -> int:
+        return len(self._tasks)
+
     def _finish(self, key: K, task: "asyncio.Task[V]") -> None:
         del self._tasks[key]
         if not task.cancelled():

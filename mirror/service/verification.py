@@ -3,8 +3,8 @@
 A stranger is asked for first: what is public stays anonymous. For the rest the caller's
 credential must be good for a HEAD of what it wants, or for a list of tags; that holds for the
 repository and for ``policy.verify_ttl``, and is remembered by a keyed hash of the credential.
-Bytes that came this way are kept in the scope of their upstream, so they are visible only to
-requests that have passed here, through links that their own repository has (invariant 13).
+Bytes that came this way are kept in a scope of their own, so they are visible only to requests
+that have passed here, through links that their own repository has (invariant 13).
 """
 
 from collections.abc import AsyncIterator
@@ -18,6 +18,7 @@ from mirror.domain.errors import (
     CredentialNeededError,
     DeniedError,
     NotFoundError,
+    OverloadedError,
     TroubleError,
     UpstreamTroubleError,
 )
@@ -32,6 +33,8 @@ from mirror.service.policies import Policies
 from mirror.upstream.upstreams import Upstreams
 
 _ENTRY_BYTES: Final = 800
+_CHECKS_MAX: Final = 64
+"""So many credentials are checked at a time: whoever tries out passwords does it slowly."""
 
 
 class Openness(Enum):
@@ -190,6 +193,8 @@ class Verification:
             await self._known.put((mark, wanted.repository), known)
             return known
 
+        if len(self._callers) >= _CHECKS_MAX and not self._callers.is_running(key):
+            raise OverloadedError("too many credentials are being checked")
         try:
             async with self._in_time(wanted.repository):
                 return await self._callers.do(key, ask)

@@ -7,8 +7,9 @@ from typing import Final
 
 from publicsuffixlist import PublicSuffixList
 
-from mirror.domain.names import ANONYMOUS_SCOPE, Repository
+from mirror.domain.names import ANONYMOUS_SCOPE, Repository, callers_scope
 from mirror.observe.metrics import Metrics
+from mirror.runtime.acting import acting_for
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
@@ -95,6 +96,9 @@ class Upstreams:
 
     def scope(self, repository: Repository) -> str:
         """Return with whose credentials a repository's objects are fetched."""
+        caller = acting_for(repository.upstream)
+        if caller is not None and caller.password is not None:
+            return callers_scope(repository.upstream)
         has_credential = self.of(repository).has_credential(repository)
         return repository.upstream if has_credential else ANONYMOUS_SCOPE
 

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +73,8 @@ class Corp:
     users: dict[str, str]
     clock: FakeClock
     tokens: FakeTokenServer | None
+    stop: Callable[[], Awaitable[None]]
+    """Stops the mirror, and not the registry."""
 
     async def get(self, path: str, who: dict[str, str] | None = None, method: str = "GET") -> Got:
         return await self.mirror.request(method, path, who)
@@ -135,7 +137,8 @@ async def corp(
                 endpoints=(registry.url,), realms=("127.0.0.1",), policy=Policy(timeouts=QUICK)
             ),
         }
-        mirror = await stack.enter_async_context(
+        running = await stack.enter_async_context(AsyncExitStack())
+        mirror = await running.enter_async_context(
             mirror_of(
                 tmp_path / "cache",
                 upstreams,
@@ -144,7 +147,7 @@ async def corp(
                 server=server(auth, catalog=True),
             )
         )
-        yield Corp(registry, mirror, private, users, clock, tokens)
+        yield Corp(registry, mirror, private, users, clock, tokens, running.aclose)
 
 
 @pytest.fixture
@@ -398,6 +401,43 @@ async def test_after_a_restart_strangers_see_what_strangers_brought(tmp_path: Pa
         for who in (BOB, {}):
             for path in (manifest_path("v1", B), blob_path(THEIRS.layers[0].digest, B)):
                 assert (await town.get(path, who)).status == 404
+
+
+async def test_an_account_of_the_mirror_does_not_open_what_callers_brought(tmp_path: Path) -> None:
+    """The configuration goes from ``verify`` to an account that may see less than they could."""
+    async with corp(tmp_path, "passwords") as town:
+        await town.pull(A, ANN)
+        await town.pull(B, BOB)
+        account = Credential(username="ann", password="secret-of-ann")
+        only = Upstream(endpoints=(town.registry.url,), credentials=(account,))
+        shared = {NAME: only}
+        clock = FakeClock(town.clock())
+        await town.stop()
+        async with mirror_of(tmp_path / "cache", shared, clock=clock) as mirror:
+            for path in (
+                manifest_path("v1", B),
+                manifest_path(THEIRS.digest, B),
+                blob_path(THEIRS.layers[0].digest, B),
+            ):
+                assert (await mirror.get(path)).status == 403
+                assert (await mirror.head(path)).status == 403
+            assert (await mirror.get(manifest_path("v1", A))).body == OURS.content
+
+
+async def test_who_tries_out_passwords_does_it_slowly(tmp_path: Path) -> None:
+    async with corp(tmp_path, "passwords") as town:
+        assert (await town.get(manifest_path("v1", B))).status == 401
+        gate = town.registry.hold_head(kind=Kind.MANIFEST)
+        guesses = [
+            asyncio.create_task(town.get(manifest_path("v1", B), basic("bob", f"guess {number}")))
+            for number in range(66)
+        ]
+        done, waiting = await asyncio.wait(guesses, return_when=asyncio.FIRST_COMPLETED)
+        assert {each.result().status for each in done} == {503}
+        gate.release()
+        statuses = [(await each).status for each in waiting]
+        assert set(statuses) <= {403, 503}
+        assert statuses.count(403) == 64
 
 
 # --- how callers are asked -------------------------------------------------------------------
