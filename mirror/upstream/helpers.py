@@ -59,6 +59,8 @@ def _run(
             env={key: value for key, value in environ.items() if not key.startswith("MIRROR_")},
             start_new_session=True,  # so that what it starts can be ended with it
         )
+    except FileNotFoundError:
+        raise CredentialUnavailableError(f"{name} is not there, or not on the PATH") from None
     except OSError as error:
         raise CredentialUnavailableError(f"{name} cannot be run: {error.strerror}") from None
     try:

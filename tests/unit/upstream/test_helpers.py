@@ -94,7 +94,7 @@ def test_a_helper_that_fails_is_named_and_what_it_wrote_is_not_repeated(
 
 
 def test_a_helper_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CredentialUnavailableError, match="cannot be run"):
+    with pytest.raises(CredentialUnavailableError, match="not on the PATH"):
         ask("docker-credential-that-nobody-has")
     path = helper(tmp_path, "exit 0")
     path.chmod(0o600)
