@@ -15,7 +15,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -344,13 +344,25 @@ def assert_kept_secret(town: Town) -> None:
         assert leaks(path.read_bytes().decode("latin-1")) == [], path
 
 
+def command_lines() -> list[str]:
+    """Return the command lines of all processes, which everybody on the machine can see."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            lines.append(path.read_text(errors="replace"))
+    return lines
+
+
 def _files(directory: Path) -> Iterator[Path]:
     return (path for path in directory.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("log_format", ["json", "console"])
-async def test_whatever_goes_wrong_upstream(town: Town, log_format: str) -> None:
+@pytest.mark.parametrize(("log_format", "workers"), [("json", 1), ("console", 2)])
+async def test_whatever_goes_wrong_upstream(town: Town, log_format: str, workers: int) -> None:
     settings = configuration(town, log={"format": log_format, "level": "debug"})
+    server = settings["server"]
+    assert isinstance(server, dict)
+    server["workers"] = workers
     shown = f"Bearer {CANARY}-of-a-client"
     async with running(town, settings) as mirror:
         for guard in (None, BasicGuard(users={USER: CANARY}), town.tokens.guard()):
@@ -363,6 +375,7 @@ async def test_whatever_goes_wrong_upstream(town: Town, log_format: str) -> None
                 upstream = "cloud.example" if place is town.aws else "password.example"
                 await mirror.all_kinds(upstream, Authorization=f"Basic {PAIR}")
                 rule.cancel()
+        town.heard += command_lines()
         for path in ("/metrics", "/", *await mirror.admin_paths()):
             for token in (f"{CANARY}-of-the-admin", CANARY):
                 await mirror.ask("GET", mirror.admin_url + path, Authorization=f"Bearer {token}")
