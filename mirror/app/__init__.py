@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 import mirror
 from mirror.app.front import Front, registry_sockets
-from mirror.app.listeners import Listener, cancel, started
+from mirror.app.listeners import Listener, allow_open_files, cancel, started
 from mirror.app.reloading import Reloading
 from mirror.app.services import Services, declared_pins, policies_of
 from mirror.app.tools import Tools
@@ -76,6 +76,7 @@ class Running:
 def run(settings: Settings, source: Path | None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code of the process."""
     logs.configure(settings.log.format, settings.log.level)
+    allow_open_files(settings.server.limits.connections)
     tracing.configure()
     try:
         asyncio.run(_serve(settings, source))

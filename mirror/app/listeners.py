@@ -1,10 +1,11 @@
 """The two listeners: their certificates, and what runs beside them."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -15,6 +16,7 @@ from mirror.runtime.pools import Pool
 from mirror.settings import Limits, ServerTls
 from mirror.web.connections import Gate
 
+_MORE_FILES: Final = 2048
 _log = logs.get_logger("app")
 
 
@@ -66,6 +68,15 @@ class Listener:
         if certificates is not None:
             stack.push_async_callback(cancel, started(certificates.watch()))
         self._open = lambda listening: gate.open(runner, listening, **options)
+
+
+def allow_open_files(connections: int) -> None:
+    """Raise the soft limit on open files, which is often 1024, to what clients may make us need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + _MORE_FILES  # the connection of each, and what it reads
+    highest = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < highest:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
 
 
 def started(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

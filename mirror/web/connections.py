@@ -27,6 +27,8 @@ _TOO_LARGE: Final = (
     b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 )
 _CLOSE_NOTIFY_SECONDS: Final = 5.0
+_SENDING_BYTES: Final = 64 * 1024
+"""asyncio would take 512 KiB for each connection before it waits for a slow client."""
 _LOOK_SECONDS: Final = 1.0
 _log = get_logger("web")
 
@@ -50,6 +52,8 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: the handshake is over."""
         self.certificate = ClientCertificate.read(transport.get_extra_info("peercert"))
+        if isinstance(transport, asyncio.Transport) and transport.get_extra_info("sslcontext"):
+            transport.set_write_buffer_limits(high=_SENDING_BYTES)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

@@ -23,7 +23,11 @@ from mirror.web.exchange import Facts
 _SLICE_MIN_BYTES: Final = 64 * 1024
 _SLICE_START_BYTES: Final = 512 * 1024
 _SLICE_MAX_BYTES: Final = 4 * 1024 * 1024
-_READ_BYTES: Final = 1024 * 1024
+_COPY_BYTES: Final = 256 * 1024
+"""What goes through our memory at once. Measured over TLS: 1 MiB is no quicker, 64 KiB costs
+twice the CPU."""
+_COPY_MIN_BYTES: Final = 64 * 1024
+_MANY_COPIES: Final = 64
 _QUICK_SECONDS: Final = 0.25
 _SLOW_SECONDS: Final = 1.0
 _log = get_logger("web")
@@ -54,6 +58,7 @@ class Sender:
         self._pool = pool
         self._meter = meter or Meter()
         self._stall_seconds = stall_seconds
+        self._copying = 0
 
     async def send(
         self,
@@ -108,8 +113,8 @@ class Sender:
     ) -> int:
         """Send up to *count* bytes from *offset* of a part; returns how many it were."""
         if isinstance(part, bytes):
-            await response.write(memoryview(part)[offset : offset + count])
-            return count
+            await response.write(memoryview(part)[offset : offset + min(count, _COPY_BYTES)])
+            return min(count, _COPY_BYTES)
         transport = request.transport
         if transport is None:
             raise ConnectionResetError
@@ -128,9 +133,15 @@ class Sender:
     async def _write(
         self, response: web.StreamResponse, file: BinaryIO, offset: int, count: int
     ) -> int:
-        size_bytes = min(count, _READ_BYTES)
-        data = await self._pool.run(os.pread, file.fileno(), size_bytes, offset)
-        await response.write(data)
+        # A thousand slow clients must not hold a thousand large copies.
+        many = self._copying >= _MANY_COPIES
+        size_bytes = min(count, _COPY_MIN_BYTES if many else _COPY_BYTES)
+        self._copying += 1
+        try:
+            data = await self._pool.run(os.pread, file.fileno(), size_bytes, offset)
+            await response.write(data)
+        finally:
+            self._copying -= 1
         return len(data)
 
 

@@ -37,7 +37,7 @@ def only(lines: io.StringIO) -> dict[str, Any]:
     ids=str,
 )
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_no_secret_gets_into_a_line(facts: dict[str, Any], log_format: Format) -> None:
+def test_s19_no_secret_gets_into_a_line(facts: dict[str, Any], log_format: Format) -> None:
     lines = io.StringIO()
     configure(log_format, "info", lines)
     get_logger("test").info("event", **facts)
@@ -85,7 +85,7 @@ def test_a_level_is_a_floor() -> None:
 
 
 @given(st.text(max_size=60), st.sampled_from(["json", "console"]))
-def test_nothing_breaks_out_of_its_line(text: str, log_format: Format) -> None:
+def test_s19_nothing_breaks_out_of_its_line(text: str, log_format: Format) -> None:
     lines = io.StringIO()
     configure(log_format, "info", lines)
     get_logger("test").info("event", user_agent=text)

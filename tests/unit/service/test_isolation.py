@@ -31,7 +31,7 @@ async def pull(mirror: Mirror, repository: str) -> None:
     await mirror.settled()
 
 
-async def test_another_repository_has_to_ask(mirror: Mirror, upstream: FakeRegistry) -> None:
+async def test_s09_another_repository_has_to_ask(mirror: Mirror, upstream: FakeRegistry) -> None:
     upstream.push(A, IMAGE, ["v1"])
     upstream.push("team/other", image(7), ["v1"])
     await pull(mirror, A)
@@ -66,7 +66,7 @@ async def test_a_manifest_links_its_config_and_layers_without_asking(
     assert not upstream.requests
 
 
-async def test_foreign_layers_and_subjects_link_nothing(
+async def test_s09_foreign_layers_and_subjects_link_nothing(
     mirror: Mirror, upstream: FakeRegistry
 ) -> None:
     upstream.push(A, IMAGE, ["v1"])
@@ -150,7 +150,7 @@ def with_account(registry: FakeRegistry, *repositories: str) -> Upstream:
     return Upstream(endpoints=(registry.url,), credentials=(account,))
 
 
-async def test_bytes_fetched_with_credentials_stay_with_their_upstream(
+async def test_s09_bytes_fetched_with_credentials_stay_with_their_upstream(
     tmp_path: Path, upstream: FakeRegistry
 ) -> None:
     async with guarded() as private:

@@ -53,7 +53,7 @@ async def test_a_digest_is_asked_for_once_by_many(mirror: Mirror, upstream: Fake
 
 
 @pytest.mark.parametrize("by", ["digest", "tag"])
-async def test_wrong_bytes_are_neither_served_nor_kept(
+async def test_s07_wrong_bytes_are_neither_served_nor_kept(
     mirror: Mirror, upstream: FakeRegistry, by: str
 ) -> None:
     upstream.push(REPOSITORY, ONE, ["v1"])
@@ -71,7 +71,7 @@ async def test_wrong_bytes_are_neither_served_nor_kept(
 
 
 @pytest.mark.parametrize(("more_bytes", "status"), [(0, 200), (1, 502)])
-async def test_the_cap_of_four_mib(
+async def test_s11_the_cap_of_four_mib(
     mirror: Mirror, upstream: FakeRegistry, more_bytes: int, status: int
 ) -> None:
     bare = image(annotations={"x": ""})
@@ -86,7 +86,7 @@ async def test_the_cap_of_four_mib(
     assert mirror.stored(large.digest).exists() is (status == 200)
 
 
-async def test_a_manifest_without_end_is_not_read_to_its_end(
+async def test_s11_a_manifest_without_end_is_not_read_to_its_end(
     mirror: Mirror, upstream: FakeRegistry
 ) -> None:
     upstream.put_manifest(REPOSITORY, "v1", b"x" * (32 * MIB), OCI_MANIFEST)
@@ -138,7 +138,7 @@ async def test_wrong_sha512(mirror: Mirror, upstream: FakeRegistry) -> None:
     ],
     ids=["empty", "page", "nothing", "both", "not an index", "an index", "schema 1"],
 )
-async def test_what_is_no_manifest_is_neither_served_nor_kept(
+async def test_s08_what_is_no_manifest_is_neither_served_nor_kept(
     mirror: Mirror, upstream: FakeRegistry, content: bytes, media_type: str
 ) -> None:
     digest = upstream.put_manifest(REPOSITORY, "v1", content, media_type)

@@ -26,7 +26,7 @@ IMAGE = image()
     ],
     ids=["all", "allow", "with upstream", "deny", "both", "none", "mode"],
 )
-async def test_what_may_be_pulled(
+async def test_s16_what_may_be_pulled(
     tmp_path: Path, upstream: FakeRegistry, policy: Policy, allowed: set[str]
 ) -> None:
     async with mirror_of(tmp_path / "cache", {"docker.io": upstream}, policy=policy) as mirror:

@@ -31,7 +31,7 @@ TROUBLES = {
 }
 
 
-async def test_trouble_makes_a_tag_stale_and_an_answer_does_not(
+async def test_s10_trouble_makes_a_tag_stale_and_an_answer_does_not(
     tmp_path: Path, upstream: FakeRegistry, clock: FakeClock
 ) -> None:
     quick = QUICK.model_copy(update={"revalidate_seconds": 0.1, "response_seconds": 0.3})

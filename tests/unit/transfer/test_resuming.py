@@ -140,7 +140,7 @@ async def test_an_empty_answer_for_a_blob_that_is_not_empty(
 
 
 @pytest.mark.parametrize("then", [faults.hang(), faults.hang_in_body()], ids=["head", "body"])
-async def test_a_body_that_hangs_for_good_ends_soon_after_its_idle_time(
+async def test_s12_a_body_that_hangs_for_good_ends_soon_after_its_idle_time(
     tmp_path: Path, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch, then: Fault
 ) -> None:
     """Five tries of thirty seconds each would be longer than any client waits."""

@@ -92,7 +92,9 @@ async def _outcome(mirror: Mirror, pushed: Image, reference: str) -> Outcome:
     return got.status, got.error_code
 
 
-async def test_more_than_was_announced_is_not_taken(mirror: Mirror, upstream: FakeRegistry) -> None:
+async def test_s12_more_than_was_announced_is_not_taken(
+    mirror: Mirror, upstream: FakeRegistry
+) -> None:
     upstream.push(REPOSITORY, IMAGE, tags=["v1"])
     upstream.fail(faults.surplus(), method="GET")
     for reference in (IMAGE.digest, "v1"):

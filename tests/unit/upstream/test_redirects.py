@@ -135,7 +135,7 @@ async def test_a_location_that_leads_nowhere(far: Far, mirror: Mirror) -> None:
     assert far.cdn.requests == []
 
 
-async def test_https_is_not_left(far: Far, tmp_path: Path) -> None:
+async def test_s03_https_is_not_left(far: Far, tmp_path: Path) -> None:
     server, _, pem = loopback_tls()
     (tmp_path / "ca.pem").write_bytes(pem)
     async with FakeRegistry(tls=server) as secure:

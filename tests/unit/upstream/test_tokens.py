@@ -289,7 +289,7 @@ async def test_the_rate_limit_of_a_token_server_is_passed_on(site: Guarded, tmp_
     ("padding_bytes", "token_bytes", "status"),
     [(0, 16_000, 200), (300_000, 0, 200), (3_000_000, 0, 502)],
 )
-async def test_a_large_token_answer(
+async def test_s11_a_large_token_answer(
     site: Guarded, tmp_path: Path, padding_bytes: int, token_bytes: int, status: int
 ) -> None:
     site.tokens.tokens.padding_bytes, site.tokens.tokens.token_bytes = padding_bytes, token_bytes
@@ -315,7 +315,7 @@ async def test_who_comes_after_a_hanging_token_request_does_not_wait_for_it(
 # --- whose token is it -----------------------------------------------------------------------
 
 
-async def test_a_token_is_for_one_repository(site: Guarded, tmp_path: Path) -> None:
+async def test_s15_a_token_is_for_one_repository(site: Guarded, tmp_path: Path) -> None:
     site.registry.push("library/other", site.image, tags=["v1"])
     async with mirrored(tmp_path, site.upstream()) as mirror:
         await pull(mirror, site.image)

@@ -1,12 +1,14 @@
 """How many connections a listener takes, and how long a client may take to ask (PROTOCOL S13)."""
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from mirror.app.listeners import allow_open_files
 from mirror.settings import Limits, Server
 from mirror.web.connections import client_of
 from tests.fakes.clients import Ended, RawClient, compose
@@ -37,7 +39,9 @@ async def connect(mirror: Mirror, stack: AsyncExitStack) -> RawClient:
 
 
 @pytest.mark.parametrize("before", [b"", PING], ids=["first request", "kept alive"])
-async def test_a_head_has_a_deadline(tmp_path: Path, upstream: FakeRegistry, before: bytes) -> None:
+async def test_s13_a_head_has_a_deadline(
+    tmp_path: Path, upstream: FakeRegistry, before: bytes
+) -> None:
     async with (
         limited(tmp_path, upstream, Limits(head_seconds=0.1)) as mirror,
         AsyncExitStack() as stack,
@@ -77,7 +81,7 @@ async def test_an_answer_may_take_longer_than_a_head(
         assert (await reading).body == pushed.content
 
 
-async def test_a_connection_without_a_request_is_closed(
+async def test_s13_a_connection_without_a_request_is_closed(
     tmp_path: Path, upstream: FakeRegistry
 ) -> None:
     async with (
@@ -91,7 +95,7 @@ async def test_a_connection_without_a_request_is_closed(
         assert (await idle.answer()).ended is Ended.FIN
 
 
-async def test_a_head_has_a_size(tmp_path: Path, upstream: FakeRegistry) -> None:
+async def test_s11_a_head_has_a_size(tmp_path: Path, upstream: FakeRegistry) -> None:
     many = b"".join(b"X-%d: %s\r\n" % (number, b"y" * 8000) for number in range(20))
     async with limited(tmp_path, upstream, Limits()) as mirror, AsyncExitStack() as stack:
         client = await connect(mirror, stack)
@@ -107,7 +111,7 @@ async def test_a_head_has_a_size(tmp_path: Path, upstream: FakeRegistry) -> None
         assert (await client.answer()).status == 400
 
 
-async def test_one_client_has_a_number_of_connections(
+async def test_s16_one_client_has_a_number_of_connections(
     tmp_path: Path, upstream: FakeRegistry
 ) -> None:
     limits = Limits(per_client=2, head_seconds=0.2)
@@ -128,7 +132,7 @@ async def test_one_client_has_a_number_of_connections(
             assert probe.status == 200  # the other listener counts for itself
 
 
-async def test_all_clients_have_a_number_of_connections(
+async def test_s13_all_clients_have_a_number_of_connections(
     tmp_path: Path, upstream: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = Limits(connections=1, head_seconds=0.1)
@@ -143,7 +147,7 @@ async def test_all_clients_have_a_number_of_connections(
                 await asyncio.sleep(0.01)
 
 
-async def test_pipelined_requests_are_answered_one_by_one(
+async def test_s13_pipelined_requests_are_answered_one_by_one(
     tmp_path: Path, upstream: FakeRegistry
 ) -> None:
     """So that connections bound requests, too."""
@@ -160,6 +164,19 @@ async def test_pipelined_requests_are_answered_one_by_one(
         gate.release()
         assert (await client.answer()).body == pushed.content
         assert (await client.answer()).body == other.content
+
+
+def test_many_connections_may_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low = min(1024, soft)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (low, hard))
+        allow_open_files(10)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(2068, hard), hard)
+        allow_open_files(1)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(2068, hard), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ IMAGE = image()
 WRITES = ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"]
 
 
-async def test_there_is_no_way_to_write(mirror: Mirror, upstream: FakeRegistry) -> None:
+async def test_s17_there_is_no_way_to_write(mirror: Mirror, upstream: FakeRegistry) -> None:
     uploads = f"/v2/{REPOSITORY}/blobs/uploads/"
     for path, method in product(["/v2/", manifest_path("v1"), uploads, "/elsewhere"], WRITES):
         answer = await ask(mirror, path, method=method)
@@ -89,7 +89,7 @@ BAD_DIGESTS = [
 ]
 
 
-async def test_a_path_that_means_nothing_is_404_and_asks_nobody(
+async def test_s01_a_path_that_means_nothing_is_404_and_asks_nobody(
     mirror: Mirror, upstream: FakeRegistry
 ) -> None:
     for path in HOSTILE_PATHS:
@@ -101,7 +101,7 @@ async def test_a_path_that_means_nothing_is_404_and_asks_nobody(
     assert not upstream.requests
 
 
-async def test_a_bad_digest_is_refused_and_asks_nobody(
+async def test_s01_a_bad_digest_is_refused_and_asks_nobody(
     mirror: Mirror, upstream: FakeRegistry
 ) -> None:
     for kind, digest in product(["manifests", "blobs", "referrers"], BAD_DIGESTS):
@@ -113,7 +113,7 @@ async def test_a_bad_digest_is_refused_and_asks_nobody(
     assert not upstream.requests
 
 
-async def test_a_namespace_is_a_key_and_never_an_address(
+async def test_s05_a_namespace_is_a_key_and_never_an_address(
     mirror: Mirror, upstream: FakeRegistry
 ) -> None:
     upstream.push(REPOSITORY, IMAGE, ["v1"])
@@ -126,7 +126,7 @@ async def test_a_namespace_is_a_key_and_never_an_address(
     assert not upstream.requests
 
 
-async def test_the_namespace_that_answered_is_the_configured_name(
+async def test_s06_the_namespace_that_answered_is_the_configured_name(
     tmp_path: Path, upstream: FakeRegistry
 ) -> None:
     upstream.push(REPOSITORY, IMAGE, ["v1"])
@@ -282,7 +282,7 @@ async def test_a_connection_carries_several_requests(
             assert (answer.status, answer.ended) == (status, Ended.COMPLETE)
 
 
-async def test_an_encoding_is_never_used_nor_asked_for(
+async def test_s14_an_encoding_is_never_used_nor_asked_for(
     mirror: Mirror, upstream: FakeRegistry
 ) -> None:
     upstream.push(REPOSITORY, IMAGE, ["v1"])
@@ -293,7 +293,7 @@ async def test_an_encoding_is_never_used_nor_asked_for(
 
 
 @pytest.mark.parametrize("kind", ["manifest", "blob"])
-async def test_an_encoded_answer_is_not_taken(
+async def test_s14_an_encoded_answer_is_not_taken(
     mirror: Mirror, upstream: FakeRegistry, kind: str
 ) -> None:
     upstream.push(REPOSITORY, IMAGE, ["v1"])

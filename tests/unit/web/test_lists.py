@@ -145,7 +145,7 @@ async def test_no_tags_are_lost_where_upstream_sends_too_many_of_some(
     assert [name for page in pages for name in tags_of(page)] == names
 
 
-async def test_a_link_cannot_lead_elsewhere(mirror: Mirror, upstream: FakeRegistry) -> None:
+async def test_s04_a_link_cannot_lead_elsewhere(mirror: Mirror, upstream: FakeRegistry) -> None:
     tag(upstream, 3)
     link = f'<{ELSEWHERE}?last=v01&n=2&ns=ghcr.io>; rel="next"'
     upstream.fail(faults.header("Link", link), kind="tags")

@@ -282,7 +282,7 @@ async def test_a_garbled_type_is_read_from_the_manifest(
     ],
     ids=["note", "type", "digest", "challenge", "azure", "hub"],
 )
-async def test_no_header_of_upstream_gets_through(
+async def test_s18_no_header_of_upstream_gets_through(
     mirror: Mirror, upstream: FakeRegistry, fault: Fault
 ) -> None:
     pushed = IMAGE.layers[0]

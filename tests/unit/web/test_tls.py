@@ -144,7 +144,7 @@ async def test_plain_http_to_a_tls_port_ends_at_once(
         await mirror.becomes("mirror_connections", 0, listener="registry")
 
 
-async def test_a_handshake_that_does_not_come_to_its_end_is_closed(
+async def test_s13_a_handshake_that_does_not_come_to_its_end_is_closed(
     tmp_path: Path, upstream: FakeRegistry, tls: ServerTls
 ) -> None:
     limits = Limits(head_seconds=0.1)
