@@ -34,6 +34,17 @@ def page_size(query: Query) -> int | None:
     return min(int(text.lstrip("0")[:9] or "0"), PAGE_MAX_ENTRIES)
 
 
+def bounded(query: Query) -> Query:
+    """Return a query with its ``n`` as it is read here: so it goes to upstream, and into keys.
+
+    Raises:
+        PageSizeInvalidError: it is not a number of entries.
+    """
+    size = page_size(query)
+    others = tuple((key, value) for key, value in query if key != "n")
+    return others if size is None else (("n", str(size)), *others)
+
+
 def next_query(link: str | None) -> Query | None:
     """Return the query of the next page that a ``Link`` header names.
 

@@ -14,7 +14,7 @@ from mirror.domain.errors import (
 )
 from mirror.domain.media import OCI_INDEX
 from mirror.domain.names import Digest, Repository, fallback_tag
-from mirror.domain.pages import Query, cut, ignored_paging, next_query, page_size
+from mirror.domain.pages import Query, bounded, cut, ignored_paging, next_query, page_size
 from mirror.domain.referrers import EMPTY, filtered
 from mirror.domain.routing import Kind
 from mirror.observe.logs import get_logger
@@ -64,6 +64,7 @@ class Lists:
             MirrorError: upstream's own word, or trouble without a usable copy.
         """
         self._policies.check(repository)
+        query = bounded(query)
         if page_size(query) == 0:
             return _tags(repository.name, [], None), Served(Result.HIT)
         if self._policies.is_offline(repository):

@@ -23,11 +23,11 @@ async def test_s11_a_number_is_a_number(
     answer = await ask(mirror, f"/v2/{REPOSITORY}/tags/list?n={number}")
     assert answer.status in {200, 400}
     if answer.status == 400:
-        assert json.loads(answer.body)["errors"][0]["code"] == "PAGINATION_NUMBER_INVALID"
+        assert json.loads(answer.body)["errors"][0]["code"] == "UNSUPPORTED"
     else:
         assert len(answer.body) < 1000
     for request in upstream.requests:
-        assert "n=999" not in request.target
+        assert request.parameter("n") in {None, "10000", "1", "2"}
 
 
 async def test_s16_what_is_not_there_is_asked_for_once(
@@ -46,7 +46,7 @@ async def test_s19_a_request_writes_one_line_and_no_commands(
     hostile = "/v2/%0a{%22event%22:%22forged%22}%1b[2J\x1b[31m/manifests/x?token=hunter2"
     await ask(mirror, hostile, ("User-Agent", "a\x1b[2Jb"), ("X-Request-Id", "c\x1b[2Jd"))
     async with asyncio.timeout(5):
-        while '"event": "request"' not in log_lines.getvalue():  # noqa: ASYNC110 -- nothing tells
+        while '"path"' not in log_lines.getvalue():  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0)
     written = log_lines.getvalue()
     assert all(ord(letter) >= 32 or letter == "\n" for letter in written)
