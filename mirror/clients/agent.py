@@ -53,7 +53,7 @@ class NodeAgent:
         """Look at the mirror until *stop*; *look* returns why it is of no use.
 
         Args:
-            look: takes no longer than *every_seconds*.
+            look: nothing else happens while it looks.
             stop: ends the loop, not what was written.
             every_seconds: between the end of a look and the next.
             always: tell the clients whether it answers or not: nobody else could help them.
