@@ -10,6 +10,7 @@ import typer
 
 from mirror import __version__
 from mirror.cli import cache_command, config_command
+from mirror.cli.bench_command import bench
 from mirror.cli.cache_pins_command import pin, pins, unpin
 from mirror.cli.client_config_command import client_config
 from mirror.cli.doctor_command import doctor
@@ -44,6 +45,7 @@ app.add_typer(config_command.app)
 app.command(epilog=EXIT_CODES)(prefetch)
 app.command(epilog=EXIT_CODES)(explain)
 app.command(epilog=EXIT_CODES)(ratelimit)
+app.command(epilog=EXIT_CODES)(bench)
 app.command(epilog=EXIT_CODES)(doctor)
 app.command(epilog=EXIT_CODES)(client_config)
 app.command(epilog=EXIT_CODES)(node_agent)
