@@ -13,6 +13,7 @@ from mirror.cli import cache_command, config_command
 from mirror.cli.bench_command import bench
 from mirror.cli.cache_pins_command import pin, pins, unpin
 from mirror.cli.client_config_command import client_config
+from mirror.cli.completion_command import completion
 from mirror.cli.doctor_command import doctor
 from mirror.cli.healthcheck_command import healthcheck
 from mirror.cli.node_agent_command import node_agent
@@ -50,6 +51,7 @@ app.command(epilog=EXIT_CODES)(doctor)
 app.command(epilog=EXIT_CODES)(client_config)
 app.command(epilog=EXIT_CODES)(node_agent)
 app.command(epilog=EXIT_CODES)(healthcheck)
+app.command(epilog=EXIT_CODES)(completion)
 app.command(epilog=EXIT_CODES)(version)
 
 
