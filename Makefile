@@ -54,8 +54,9 @@ budget: $(VENV)/.dev ## A day of pulls within Docker Hub's limit, beside docker-
 	$(BIN)/python -m tests.budget > build/pull-budget.md
 	@mv build/pull-budget.md docs/pull-budget.md
 
-bench: $(VENV)/.dev ## Measure the mirror beside Debian's docker-registry, same run, same machine
-	$(BIN)/python -m tests.bench
+bench: $(VENV)/.dev ## Measure the mirror beside docker-registry, distribution 3 and nginx (root, Debian; writes docs/benchmarks/)
+	tests/bench/install
+	$(BIN)/python -m tests.bench --size 900 --output docs/benchmarks $(BENCH)
 
 crash: $(VENV)/.dev ## Kill a working mirror 300 times and check what is left (KILLS=…, SEED=…)
 	$(BIN)/python -m tests.crash --kills $${KILLS:-300} $${SEED:+--seed $$SEED}

@@ -1,4 +1,4 @@
-"""Measure, and print a table; everything else goes to standard error."""
+"""Measure, and print tables; everything else goes to standard error."""
 
 from __future__ import annotations
 
@@ -8,43 +8,69 @@ import multiprocessing
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tests.bench import servers
-from tests.bench.report import as_json, machine, table
-from tests.bench.scenarios import SCENARIOS, prepared
+from tests.bench.chart import chart
+from tests.bench.report import Outcome, as_json, machine, promised, table
+from tests.bench.scenarios import SCENARIOS
+from tests.bench.servers import Certificate
+from tests.bench.stage import prepared
+from tests.fakes.tls import write_pair
 
 
 def main() -> int:
     """Run the scenarios that the command line names; return the exit code."""
     options = _options()
-    if shutil.which("docker-registry") is None:
-        sys.stderr.write(
-            "bench: docker-registry is missing; on Debian: apt install docker-registry\n"
-        )
+    missing = [name for name in ("docker-registry", "nginx") if shutil.which(name) is None]
+    if missing:
+        sys.stderr.write(f"bench: missing: {', '.join(missing)}; run tests/bench/install\n")
         return 1
     facts = machine()
+    outcomes = _measured(options)
+    sys.stdout.write(f"{promised(outcomes)}\n\n{table(outcomes)}\n")
+    sys.stderr.write("".join(f"{name}: {value}\n" for name, value in facts.items()))
+    if options.output is not None:
+        _write(options.output, outcomes, facts)
+    return 0
+
+
+def _measured(options: argparse.Namespace) -> list[Outcome]:
     spawn = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(dir=options.directory, prefix="mirror-bench-") as directory,
         ProcessPoolExecutor(1, mp_context=spawn) as clients,
         servers.registry(Path(directory) / "origin") as origin,
     ):
+        certificate = Certificate(*write_pair(Path(directory)))
         stage = prepared(
             Path(directory),
             origin,
             clients,
+            certificate,
             rounds=options.rounds,
             size_bytes=options.size * 10**6,
         )
-        outcomes = [SCENARIOS[name](stage) for name in options.scenario or SCENARIOS]
-    sys.stdout.write(table(outcomes) + "\n")
-    sys.stderr.write("".join(f"{name}: {value}\n" for name, value in facts.items()))
-    if options.json is not None:
-        text = json.dumps(as_json(outcomes, facts), indent=2, ensure_ascii=False)
-        options.json.write_text(text + "\n", encoding="utf-8")
-    return 0
+        return [SCENARIOS[name](stage) for name in options.scenario or SCENARIOS]
+
+
+def _write(folder: Path, outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> None:
+    """Write the results for people, for programs and as a picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(as_json(outcomes, facts), indent=1, ensure_ascii=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "ratios.svg").write_text(chart(outcomes), encoding="utf-8")
+    machine_lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    (folder / "results.md").write_text(
+        "# Results of `make bench`\n\n"
+        "<!-- Made by `python -m tests.bench --output docs/benchmarks`; do not edit. -->\n\n"
+        f"{machine_lines}\n\n![Ratios](ratios.svg)\n\n## Promised and measured\n\n"
+        f"{promised(outcomes)}\n\n## All figures\n\n{table(outcomes)}\n",
+        encoding="utf-8",
+    )
 
 
 def _options() -> argparse.Namespace:
@@ -52,7 +78,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("scenario", nargs="*", help=f"of {', '.join(SCENARIOS)}; default: all")
     parser.add_argument("--rounds", type=int, default=5, help="of each (default: 5)")
     parser.add_argument("--size", type=int, default=256, help="of the blob, in MB (default: 256)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there, too")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write results there, too")
     parser.add_argument(
         "--directory", type=Path, metavar="DIR", help="for caches (default: the temporary one)"
     )

@@ -1,25 +1,29 @@
 """Clients that add as little as they can of their own; they run in a process of their own.
 
 A download leaves the bytes in the kernel (``MSG_TRUNC``), so that the two cores of a small
-machine are left to what is measured. ``digest`` reads and hashes; it is for checking only.
+machine are left to what is measured; over TLS the bytes are not even decrypted. ``digest`` reads
+and hashes; it is for checking only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
+import selectors
 import socket
+import ssl
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Barrier
-from typing import Final
-from urllib.parse import urlsplit
+from threading import Barrier, Event
+from typing import Final, Self
+from urllib.parse import SplitResult, urlsplit
 
 _PIECE_BYTES: Final = 1024 * 1024
 _HEAD_MAX_BYTES: Final = 64 * 1024
 _TIMEOUT_SECONDS: Final = 300
-_DISCARD: Final = socket.MSG_TRUNC | socket.MSG_WAITALL
+_TICK_SECONDS: Final = 0.25
 
 
 class ClientError(Exception):
@@ -28,7 +32,7 @@ class ClientError(Exception):
 
 @dataclass(frozen=True)
 class Downloads:
-    """What some downloads of one thing at once came to; ``cpu_seconds`` are the client's own."""
+    """What some downloads at once came to; ``cpu_seconds`` are the client's own."""
 
     received_bytes: int
     wall_seconds: float
@@ -38,10 +42,15 @@ class Downloads:
 
 def download(url: str, clients: int) -> Downloads:
     """Download *url* so many times at once, over connections that are open beforehand."""
-    start = Barrier(clients + 1)
+    return download_all([url] * clients)
+
+
+def download_all(urls: Sequence[str]) -> Downloads:
+    """Download each of *urls* at once, over connections that are open beforehand."""
+    start = Barrier(len(urls) + 1)
     cpu_seconds = time.process_time()
-    with ThreadPoolExecutor(clients) as pool:
-        running = [pool.submit(_download, url, start) for _ in range(clients)]
+    with ThreadPoolExecutor(len(urls)) as pool:
+        running = [pool.submit(_download, url, start) for url in urls]
         start.wait(_TIMEOUT_SECONDS)
         started = time.perf_counter()
         results = [one.result() for one in running]
@@ -58,9 +67,15 @@ def digest(url: str) -> str:
     """Return the digest of what *url* delivers."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_SECONDS)
+    if parts.scheme == "https":
+        connection = http.client.HTTPSConnection(
+            parts.netloc, timeout=_TIMEOUT_SECONDS, context=_trusting()
+        )
     try:
         connection.request("GET", parts.path)
         answer = connection.getresponse()
+        if answer.status != http.client.OK:
+            raise ClientError(f"{url}: {answer.status} {answer.read(200)!r}")
         state = hashlib.sha256()
         while piece := answer.read(_PIECE_BYTES):
             state.update(piece)
@@ -69,22 +84,65 @@ def digest(url: str) -> str:
         connection.close()
 
 
+def _trusting() -> ssl.SSLContext:
+    """Return the rules for a server that is ours: its certificate is not looked at."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _request(parts: SplitResult) -> bytes:
+    head = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
+    return head.encode("ascii")
+
+
+def _connected(parts: SplitResult) -> socket.socket:
+    if parts.hostname is None or parts.port is None:
+        raise ClientError(f"{parts.geturl()} has no host and port")
+    return socket.create_connection((parts.hostname, parts.port), _TIMEOUT_SECONDS)
+
+
 def _download(url: str, start: Barrier) -> tuple[int, float]:
     """Return how many bytes came and after how many seconds the first one did."""
     parts = urlsplit(url)
-    if parts.hostname is None or parts.port is None:
-        raise ClientError(f"{url} has no host and port")
-    request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
-    with socket.create_connection((parts.hostname, parts.port), _TIMEOUT_SECONDS) as connection:
+    with _connected(parts) as connection:
+        if parts.scheme == "https":
+            return _download_sealed(connection, parts, start)
         start.wait(_TIMEOUT_SECONDS)
         started = time.perf_counter()
-        connection.sendall(request.encode("ascii"))
+        connection.sendall(_request(parts))
         size_bytes, received_bytes = _read_head(connection)
         if not received_bytes:
             received_bytes += connection.recv_into(bytearray(1))
         first_byte_seconds = time.perf_counter() - started
         _discard(connection, size_bytes - received_bytes)
     return size_bytes, first_byte_seconds
+
+
+def _download_sealed(
+    connection: socket.socket, parts: SplitResult, start: Barrier
+) -> tuple[int, float]:
+    """Download over TLS and throw the records away as they are; returns their length."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = _trusting().wrap_bio(incoming, outgoing, server_hostname=parts.hostname)
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            connection.sendall(outgoing.read())
+            incoming.write(connection.recv(_HEAD_MAX_BYTES))
+    tls.write(_request(parts))
+    start.wait(_TIMEOUT_SECONDS)
+    started = time.perf_counter()
+    connection.sendall(outgoing.read())
+    received_bytes, first_byte_seconds = 0, 0.0
+    buffer = bytearray(_PIECE_BYTES)
+    while taken := connection.recv_into(buffer, _PIECE_BYTES, socket.MSG_TRUNC):
+        first_byte_seconds = first_byte_seconds or time.perf_counter() - started
+        received_bytes += taken
+    return received_bytes, first_byte_seconds
 
 
 def _read_head(connection: socket.socket) -> tuple[int, int]:
@@ -106,7 +164,60 @@ def _read_head(connection: socket.socket) -> tuple[int, int]:
 def _discard(connection: socket.socket, count: int) -> None:
     buffer = bytearray(_PIECE_BYTES)  # nothing is written into it
     while count:
-        taken = connection.recv_into(buffer, min(count, _PIECE_BYTES), _DISCARD)
+        flags = socket.MSG_TRUNC | socket.MSG_WAITALL
+        taken = connection.recv_into(buffer, min(count, _PIECE_BYTES), flags)
         if not taken:
             raise ClientError(f"{count} bytes are missing")
         count -= taken
+
+
+class SlowReaders:
+    """Many clients that take so many bytes a second each; enter it to have them."""
+
+    def __init__(self, url: str, clients: int, bytes_per_second: int) -> None:
+        self._parts = urlsplit(url)
+        self._clients = clients
+        self._take_bytes = int(bytes_per_second * _TICK_SECONDS)
+        self._leave = Event()
+        self._pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Self:
+        self._connections = [_connected(self._parts) for _ in range(self._clients)]
+        for connection in self._connections:
+            # A small window, so that the bytes wait where they are measured.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024)
+            connection.sendall(_request(self._parts))
+            connection.settimeout(0)
+        self._taking = self._pool.submit(self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave.set()
+        self._taking.result()
+        for connection in self._connections:
+            connection.close()
+        self._pool.shutdown()
+
+    def _take(self) -> None:
+        buffer = bytearray(self._take_bytes)
+        while not self._leave.wait(_TICK_SECONDS):
+            with selectors.DefaultSelector() as ready:
+                for connection in self._connections:
+                    ready.register(connection, selectors.EVENT_READ)
+                for key, _ in ready.select(0):
+                    key.fileobj.recv_into(buffer, self._take_bytes, socket.MSG_TRUNC)  # type: ignore[union-attr] # all are sockets
+
+
+def beside_slow_readers(
+    url: str, clients: int, bytes_per_second: int, settle_seconds: float, pids: Sequence[int]
+) -> tuple[Downloads, int]:
+    """Download once beside many slow clients; returns that, and the memory of *pids* meanwhile."""
+    with SlowReaders(url, clients, bytes_per_second):
+        time.sleep(settle_seconds)
+        done = download(url, 1)
+        return done, sum(map(_rss_bytes, pids))
+
+
+def _rss_bytes(pid: int) -> int:
+    with open(f"/proc/{pid}/statm", encoding="ascii") as file:  # noqa: PTH123 -- not worth a Path
+        return int(file.read().split()[1]) * 4096

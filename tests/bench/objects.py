@@ -13,6 +13,7 @@ import hashlib
 import http.client
 import json
 import random
+import statistics
 import sys
 import tempfile
 import threading
@@ -250,6 +251,25 @@ class Bench:
         image = GeneratedImage(drawn.randrange(_EVICTABLE_IMAGES, self._images))
         layer = f"{image.number}/{drawn.randrange(_LAYERS)}".encode().ljust(_LAYER_BYTES)
         return image.repository, _digest(layer)
+
+
+def look_up_seconds(objects: int, times: int = _LOOK_UPS) -> float:
+    """Return the median time of a look-up in an index of so many objects, on the disk."""
+    dice, images = random.Random(1), objects // (_LAYERS + 1)
+    with tempfile.TemporaryDirectory(prefix="mirror-bench-") as directory:
+        cache = Path(directory) / "cache"
+        Store().generate(cache, images)
+        index = Index(Layout(cache).index)
+        seconds = []
+        for _ in range(times):
+            image = GeneratedImage(dice.randrange(images))
+            key = object_key(str(_digest(image.layers[dice.randrange(_LAYERS)])))
+            begun = time.perf_counter()
+            row = index.get(key, ObjectRow)
+            seconds.append(time.perf_counter() - begun)
+            assert row is not None
+        index.close()
+    return statistics.median(seconds)
 
 
 def _percentiles(seconds: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""Samples to medians, and medians to a table and to JSON."""
+"""Samples to medians, and medians to a table, to JSON and to a chart."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from tests.bench.servers import MIRROR, REGISTRY
+from tests.bench.promises import Medians, verdicts
+from tests.bench.servers import DISTRIBUTION, MIRROR, NGINX, REGISTRY, distribution
 
 Sample = Mapping[str, float]
-_HEADINGS: Final = ("", MIRROR, REGISTRY, "ratio")
+_PEERS: Final = (REGISTRY, DISTRIBUTION, NGINX)
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Outcome:
     what: str
     samples: Mapping[str, Sequence[Sample]]
 
+    @property
+    def servers(self) -> list[str]:
+        """Who took part, ours first."""
+        return [name for name in (MIRROR, *_PEERS) if name in self.samples]
+
     def figures(self) -> list[str]:
         """Return the names of the figures, with their units."""
         return list(self.samples[MIRROR][0])
@@ -35,21 +41,53 @@ class Outcome:
         """Return one figure of one server over the rounds."""
         return [sample[figure] for sample in self.samples[server]]
 
-    def ratio(self, figure: str) -> float | None:
-        """Return our median divided by theirs."""
-        theirs = median(self.values(REGISTRY, figure))
-        return median(self.values(MIRROR, figure)) / theirs if theirs else None
+    def median(self, server: str, figure: str) -> float:
+        """Return the median of one figure of one server."""
+        return median(self.values(server, figure))
+
+    def ratio(self, server: str, figure: str) -> float | None:
+        """Return our median divided by another's."""
+        if server not in self.samples or server == MIRROR:
+            return None
+        theirs = self.median(server, figure)
+        return self.median(MIRROR, figure) / theirs if theirs else None
+
+
+def medians(outcomes: Sequence[Outcome]) -> Medians:
+    """Return the medians of all figures."""
+    return {
+        outcome.name: {
+            server: {figure: outcome.median(server, figure) for figure in outcome.figures()}
+            for server in outcome.servers
+        }
+        for outcome in outcomes
+    }
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return all outcomes as a Markdown table: medians, with least and most in parentheses."""
-    lines = [_row(_HEADINGS), _row(["---", "---:", "---:", "---:"])]
+    columns = [name for name in (MIRROR, *_PEERS) if any(name in o.samples for o in outcomes)]
+    ratios = [name for name in (REGISTRY, NGINX) if name in columns]
+    lines = [
+        _row(["", *columns, *(f"÷ {name}" for name in ratios)]),
+        _row(["---", *["---:"] * (len(columns) + len(ratios))]),
+    ]
     for outcome in outcomes:
-        lines.append(_row([f"**{outcome.name}**: {outcome.what}", "", "", ""]))
+        blank = [""] * (len(columns) + len(ratios))
+        lines.append(_row([f"**{outcome.name}**: {outcome.what}", *blank]))
         for figure in outcome.figures():
-            ratio = outcome.ratio(figure)
-            ours, theirs = (_shown(outcome.values(name, figure)) for name in (MIRROR, REGISTRY))
-            lines.append(_row([figure, ours, theirs, "" if ratio is None else f"{ratio:.2f}"]))
+            shown = [_shown(outcome, name, figure) for name in columns]
+            beside = [outcome.ratio(name, figure) for name in ratios]
+            lines.append(
+                _row([figure, *shown, *("" if each is None else f"{each:.2f}" for each in beside)])
+            )
+    return "\n".join(lines)
+
+
+def promised(outcomes: Sequence[Outcome]) -> str:
+    """Return what was promised and whether it was kept, as a Markdown table."""
+    lines = [_row(["", "must; aim", "measured", ""]), _row(["---"] * 4)]
+    lines += [_row(row) for row in verdicts(medians(outcomes))]
     return "\n".join(lines)
 
 
@@ -57,11 +95,24 @@ def as_json(outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> dict[str, 
     """Return everything that was measured, and where."""
     return {
         "machine": dict(facts),
+        "promises": [
+            dict(zip(("what", "bounds", "measured", "kept"), row, strict=True))
+            for row in verdicts(medians(outcomes))
+        ],
         "scenarios": [
             {
                 "name": outcome.name,
                 "what": outcome.what,
-                "figures": {figure: _figure(outcome, figure) for figure in outcome.figures()},
+                "figures": {
+                    figure: {
+                        server: {
+                            "median": outcome.median(server, figure),
+                            "samples": outcome.values(server, figure),
+                        }
+                        for server in outcome.servers
+                    }
+                    for figure in outcome.figures()
+                },
             }
             for outcome in outcomes
         ],
@@ -73,6 +124,7 @@ def machine() -> dict[str, Any]:
     cpu = re.search(
         r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE
     )
+    v3 = distribution()
     return {
         "processor": cpu[1] if cpu else platform.machine(),
         "cores": os.cpu_count(),
@@ -80,28 +132,22 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "aiohttp": version("aiohttp"),
         "mirror": _words("git", "describe", "--always", "--dirty"),
-        "docker-registry": _words("docker-registry", "--version"),
+        REGISTRY: _words("docker-registry", "--version"),
+        DISTRIBUTION: "not installed" if v3 is None else _words(str(v3), "--version"),
+        NGINX: _words("nginx", "-v"),
         "load average before": round(os.getloadavg()[0], 2),
     }
 
 
-def _figure(outcome: Outcome, figure: str) -> dict[str, Any]:
-    servers = {
-        name: {
-            "median": median(outcome.values(name, figure)),
-            "samples": outcome.values(name, figure),
-        }
-        for name in (MIRROR, REGISTRY)
-    }
-    return {**servers, "ratio": outcome.ratio(figure)}
-
-
-def _shown(values: Sequence[float]) -> str:
+def _shown(outcome: Outcome, server: str, figure: str) -> str:
+    if server not in outcome.samples:
+        return ""
+    values = outcome.values(server, figure)
     form = ".0f" if max(values) >= 1000 else ".3g"
     middle, least, most = (
         f"{value:{form}}" for value in (median(values), min(values), max(values))
     )
-    return f"{middle} ({least} to {most})"
+    return middle if len(values) == 1 else f"{middle} ({least} to {most})"
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -112,5 +158,5 @@ def _words(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 -- fixed words
     except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        return "not installed"
+    return (done.stdout.strip() or done.stderr.strip() or "unknown").removeprefix(command[0] + " ")

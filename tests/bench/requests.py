@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import re
 import shutil
 import time
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -35,6 +37,19 @@ def requests(url: str, accept: str, seconds: int) -> tuple[float, int]:
     if rate is None or count is None or _REFUSED.search(output):
         raise RuntimeError(f"wrk was not served:\n{output}")
     return float(rate[1]), int(count[1])
+
+
+def ask_times(url: str, accept: str, times: int) -> None:
+    """Ask for *url* so many times, over one connection."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+    for _ in range(times):
+        connection.request("GET", parts.path, headers={"Accept": accept})
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status != http.client.OK:
+            raise RuntimeError(f"{url}: {answer.status}")
+    connection.close()
 
 
 async def _ask(url: str, accept: str, seconds: int) -> tuple[float, int]:

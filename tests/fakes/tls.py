@@ -37,6 +37,22 @@ def loopback_tls(
     return server, ssl.create_default_context(cadata=pem.decode()), pem
 
 
+def write_pair(folder: Path, *hosts: str) -> tuple[Path, Path]:
+    """Write a certificate for loopback and its key; returns their paths."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _certificate(key, hosts or ("127.0.0.1", "localhost"), expired=False)
+    paths = folder / "certificate.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
 def _certificate(
     key: ec.EllipticCurvePrivateKey, hosts: tuple[str, ...], *, expired: bool
 ) -> x509.Certificate:

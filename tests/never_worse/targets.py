@@ -62,7 +62,7 @@ class Theirs:
         self._work = work
         self.port = free_port()
         self._registry: Registry | None = None
-        self.clients = tuple(_plain(kind) for kind in CLIENTS)
+        self.clients = tuple(plain(kind) for kind in CLIENTS)
 
     def start(self, endpoint: str) -> bool:
         """Start with an upstream; it does not without one (FIELD, trap 21)."""
@@ -80,7 +80,7 @@ class Theirs:
             self._registry.stop()
 
 
-def _plain(kind: type[Client]) -> type[Client]:
+def plain(kind: type[Client]) -> type[Client]:
     """Return a client for a mirror that knows one registry, and no prefix for it."""
     if not issubclass(kind, ContainersImage):
         return kind
