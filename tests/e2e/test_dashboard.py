@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp import web
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.fakes.content import Blob, artifact, blob, image, index
 from tests.fakes.registry import FakeRegistry
 
 from . import oci
+from .below import Below
 from .browser import Scheme, Window, launched
 from .conftest import StartMirror
 from .daemon import free_port
-from .loop_thread import LoopThread, Server
+from .loop_thread import LoopThread
 from .mirror_process import Mirror
 
 AMD, ARM = image(1, layers=3, layer_bytes=200_000), image(2, architecture="arm64")
@@ -379,30 +378,3 @@ def test_a_mirror_that_goes_away_and_comes_back(
     expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
     refused = [fault for fault in window.faults if "ERR_" in fault or "503" in fault]
     window.faults = [fault for fault in window.faults if fault not in refused]
-
-
-class Below(Server):
-    """A reverse proxy that has the admin listener below a path."""
-
-    def __init__(self, loop: LoopThread, port: int, target: str) -> None:
-        super().__init__(loop, port)
-        self._target = target
-
-    def application(self) -> web.Application:
-        app = web.Application()
-        app.router.add_route("*", "/ops/mirror/{rest:.*}", self._pass_on)
-        return app
-
-    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
-        url = f"{self._target}/{request.match_info['rest']}"
-        async with (
-            aiohttp.ClientSession() as session,
-            session.request(request.method, url, params=request.query) as got,
-        ):
-            names = ("Content-Type", "Content-Security-Policy", "ETag", "Cache-Control")
-            kept = {name: got.headers[name] for name in names if name in got.headers}
-            answer = web.StreamResponse(status=got.status, headers=kept)
-            await answer.prepare(request)
-            async for part in got.content.iter_any():
-                await answer.write(part)
-        return answer

@@ -1,7 +1,7 @@
 // How to use me: the files that point clients at this mirror.
 
 import {get} from './api.js';
-import {copyButton, failure, h, panel, put, skeleton} from './dom.js';
+import {copyButton, failure, h, panel, prose, put, skeleton} from './dom.js';
 
 const EVERYWHERE = new Set(['', '0.0.0.0', '::']);
 
@@ -55,8 +55,8 @@ export function clients(main, app) {
     }},
       h('summary', null, h('h2', null, client.title)),
       client.files.map(file),
-      client.then ? h('p', null, h('b', null, 'Then: '), client.then) : null,
-      client.notes.map((note) => h('p', {class: 'quiet'}, note)));
+      client.then ? h('p', null, h('b', null, 'Then: '), prose(client.then)) : null,
+      client.notes.map((note) => h('p', {class: 'quiet'}, prose(note))));
     return element;
   }
 

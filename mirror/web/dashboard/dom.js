@@ -62,6 +62,10 @@ export function keyed(parent, items, keyOf, make, update) {
   known.set(parent, rows);
 }
 
+/** A text in which `code` stands between back ticks. */
+export const prose = (text) =>
+  text.split('`').map((part, number) => (number % 2 ? h('code', {class: 'break'}, part) : part));
+
 /** A table with a head; `columns` are texts, or [text, class]. */
 export function table(caption, columns, body) {
   const heads = columns.map((column) => {

@@ -1,7 +1,7 @@
 // The last requests of clients, and what the next pull would do.
 
 import {get} from './api.js';
-import {empty, failure, h, keyed, panel, put, say, shown, skeleton, table} from './dom.js';
+import {empty, failure, h, keyed, panel, prose, put, say, shown, skeleton, table} from './dom.js';
 import {bytes, clock, count, counted, day, nameOf, percent, short, span} from './format.js';
 import {badge} from './overview.js';
 
@@ -123,10 +123,9 @@ function details(request, app) {
 
 /** What the next pull of an image would do, and why. */
 export function explained(about) {
-  const plain = (text) => text.replaceAll('`', '');
   const ttl = about.ttl_seconds === null ? 'for ever' : about.ttl_seconds > 0 ? `for ${span(about.ttl_seconds)} more` : 'not any more';
   const rows = [
-    ['What it does', h('b', null, plain(about.action))], ['Why', plain(about.why)],
+    ['What it does', h('b', null, prose(about.action))], ['Why', prose(about.why)],
     ['Here', about.here], ['Age', about.age_seconds === null ? about.age : `${about.age}, ${span(about.age_seconds)}`],
     about.digest ? ['Believed', `${ttl}, by ${about.believed_by}${about.is_stretched ? ' (stretched: few pulls are left)' : ''}`] : null,
     ['Upstream', about.trouble ? [badge(about.upstream, 'warn'), ` ${about.trouble}`] : about.upstream],
