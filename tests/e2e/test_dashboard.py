@@ -302,37 +302,61 @@ def test_files_for_clients_are_for_the_address_of_the_page(
 # --- access, frame, keys ---------------------------------------------------------------------
 
 
+def open_to_others(mirror: Mirror, **access: object) -> None:
+    mirror.stop()
+    port = mirror.admin_url.rpartition(":")[2]
+    where = {"listen": f"127.0.0.1:{mirror.port}", "admin_listen": f"0.0.0.0:{port}"}
+    mirror.configure(server={**where, **access})
+    mirror.start()
+
+
 def test_the_token_is_asked_for_where_it_is_needed(
     start_mirror: StartMirror, tmp_path: Path, browser: Browser
 ) -> None:
     (tmp_path / "token").write_text(TOKEN, encoding="utf-8")
     (tmp_path / "token").chmod(0o600)
     mirror = start_mirror({"docker.io": {}})
-    mirror.stop()
-    server = {
-        "listen": f"127.0.0.1:{mirror.port}",
-        "admin_listen": f"0.0.0.0:{mirror.admin_url.rpartition(':')[2]}",
-        "admin": {"token_file": str(tmp_path / "token")},
-    }
-    mirror.configure(server=server)
-    mirror.start()
+    open_to_others(mirror, admin={"token_file": str(tmp_path / "token")})
     window = Window(browser, f"{mirror.admin_url}/")
     page = window.open("#/catalogue")
-    token = page.get_by_label("Admin token")
+    token = page.get_by_label("Admin token, or password")
     window.shoot("token")
     assert window.barriers() == []
     token.fill("wrong")
     token.press("Enter")
     expect(page.get_by_text("That is not the admin token.")).to_be_visible()
-    page.get_by_label("Admin token").fill(TOKEN)
+    page.get_by_label("Admin token, or password").fill(TOKEN)
     page.keyboard.press("Enter")
     expect(page.get_by_text("The cache is empty.")).to_be_visible()
     expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
     assert TOKEN not in page.evaluate("JSON.stringify({...localStorage}) + document.cookie")
     page.reload()
     expect(page.get_by_text("The cache is empty.")).to_be_visible()
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_label("Admin token, or password")).to_be_visible()
     # A refused request is an error of the console, and the only one there may be.
     assert {fault for fault in window.faults if "401" not in fault} == set()
+    window.close()
+
+
+def test_who_may_only_look_looks(
+    hub: FakeRegistry, start_mirror: StartMirror, tmp_path: Path, browser: Browser
+) -> None:
+    (tmp_path / "tokens").write_text("eve:0123456789abcdef-eve\n", encoding="utf-8")
+    (tmp_path / "tokens").chmod(0o600)
+    mirror = start_mirror({"docker.io": {"endpoints": [hub.url]}})
+    pull(mirror, "library/redis", "7")
+    rules = [{"who": "user:eve", "pull": ["**"], "admin": "read"}]
+    tokens = {"file": str(tmp_path / "tokens")}
+    open_to_others(mirror, auth={"tokens": tokens, "rules": rules, "allow_plaintext": True})
+    window = Window(browser, f"{mirror.admin_url}/")
+    page = window.open("#/image/docker.io/library/redis:7")
+    page.get_by_label("User, only with a password").fill("eve")
+    page.get_by_label("Admin token, or password").fill("0123456789abcdef-eve")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Purge").click()
+    expect(page.get_by_text("eve has not the role 'write'")).to_be_visible()
+    assert {fault for fault in window.faults if "401" not in fault and "403" not in fault} == set()
     window.close()
 
 

@@ -1,44 +1,60 @@
 // The admin API. All addresses are relative to the page, so that it works below any path.
 
-const TOKEN = 'mirror-admin-token';
-let token = stored();
+const KEY = 'mirror-admin-credential';
+let credential = stored();
 
 function stored() {
   try {
-    return sessionStorage.getItem(TOKEN);
+    return sessionStorage.getItem(KEY);
   } catch {
     return null; // a browser that keeps nothing for this page
   }
 }
 
-/** Use a token from now on; it is gone when the tab is closed. `null` forgets it. */
-export function useToken(given) {
-  token = given;
+/** Show a token, or a user's password, from now on; it is gone when the tab is closed. */
+export function useCredential(user, secret) {
+  const pair = new TextEncoder().encode(`${user}:${secret}`);
+  credential = user ? `Basic ${btoa(String.fromCharCode(...pair))}` : `Bearer ${secret.replace(/[^\x21-\x7e]/g, '')}`;
   try {
-    if (given === null) sessionStorage.removeItem(TOKEN);
-    else sessionStorage.setItem(TOKEN, given);
+    sessionStorage.setItem(KEY, credential);
   } catch { /* it stays in memory */ }
 }
 
-export const hasToken = () => token !== null;
+/** Forget it. */
+export function forgetCredential() {
+  credential = null;
+  try {
+    sessionStorage.removeItem(KEY);
+  } catch { /* it was in memory only */ }
+}
+
+export const hasCredential = () => credential !== null;
 
 /** An answer that is none; `hint` says what to do. */
 export class Problem extends Error {
-  constructor(status, code, message, hint = '') {
+  constructor(status, code, message, hint = '', isRead = true) {
     super(message);
+    this.isRead = isRead;
     this.status = status;
     this.code = code;
     this.hint = hint;
   }
 
+  /** Nobody may look without showing who he is, or he may not. */
   get isAccess() {
-    return this.status === 401 || (this.status === 403 && this.code.startsWith('token'));
+    return this.status === 401 || (this.status === 403 && (this.code.startsWith('token_')
+      || (this.code === 'role_missing' && this.isRead)));
+  }
+
+  /** Another credential would help. */
+  get isCurable() {
+    return this.status === 401 || this.code === 'role_missing';
   }
 }
 
 async function fetched(path, options) {
   const headers = {'X-Mirror-CSRF': '1'};
-  if (token !== null) headers.Authorization = `Bearer ${token}`;
+  if (credential !== null) headers.Authorization = credential;
   let response;
   try {
     response = await fetch(`api/v1/${path}`, {...options, headers, cache: 'no-store', credentials: 'same-origin'});
@@ -50,7 +66,7 @@ async function fetched(path, options) {
   const body = await response.json().catch(() => null);
   const problem = body?.error ?? {};
   throw new Problem(response.status, problem.code ?? 'http',
-    problem.message ?? `The answer is ${response.status} ${response.statusText}.`, problem.hint);
+    problem.message ?? `The answer is ${response.status} ${response.statusText}.`, problem.hint, !options.method);
 }
 
 function target(path, query) {

@@ -1,6 +1,6 @@
 // The frame: pages by the fragment of the address, the stream of events, access, theme, keys.
 
-import {get, hasToken, listen, Problem, useToken} from './api.js';
+import {forgetCredential, get, hasCredential, listen, Problem, useCredential} from './api.js';
 import {catalogue, repository} from './catalogue.js';
 import {clients} from './clients.js';
 import {h, put, say, shown} from './dom.js';
@@ -15,6 +15,7 @@ const PAGES = [
 const THEMES = [['auto', 'As the system', '◐'], ['light', 'Light', '☀'], ['dark', 'Dark', '☾']];
 const main = document.getElementById('main');
 const live = document.getElementById('live');
+const out = document.getElementById('out');
 
 /** What the pages share. */
 const app = {
@@ -52,7 +53,7 @@ const app = {
   /** Whether an error is that nobody may look without a token; then it is asked for. */
   denied(error) {
     const is = error instanceof Problem && error.isAccess;
-    if (is) askForToken(error);
+    if (is) askWho(error);
     return is;
   },
 };
@@ -85,6 +86,7 @@ function state(name) {
     lost: ['Reconnecting', 'The mirror does not answer; what is shown is old'], denied: ['No access', '']}[name];
   live.className = `live ${name}`;
   live.title = title;
+  out.hidden = !hasCredential();
   say(live, text);
 }
 
@@ -92,34 +94,39 @@ document.addEventListener('visibilitychange', () => {
   if (document.hidden) {
     stop?.();
     stop = null;
-  } else if (!stop && !main.querySelector('#token')) connect();
+  } else if (!stop && !main.querySelector('#secret')) connect();
 });
 
 // --- access ------------------------------------------------------------------------------------
 
-function askForToken(problem) {
+function askWho(problem) {
   stop?.();
   stop = null;
   state('denied');
   leave();
-  if (main.querySelector('#token')) return;
-  const isPossible = problem.status === 401;
-  const token = h('input', {type: 'password', id: 'token', autocomplete: 'off', required: true, spellcheck: 'false'});
-  const wrong = hasToken() && problem.code === 'token_wrong';
+  if (main.querySelector('#secret')) return;
+  const again = () => { put(main); connect().then(show); };
+  const sentence = `${problem.message[0].toUpperCase()}${problem.message.slice(1)}.`;
+  if (!problem.isCurable) {
+    put(main, h('section', {class: 'panel login'}, h('h1', null, 'Nobody may look'),
+      h('p', {role: 'alert'}, sentence), h('p', null, problem.hint),
+      h('button', {type: 'button', onclick: again}, 'Try again')));
+    return;
+  }
+  const user = h('input', {id: 'user', autocomplete: 'username', spellcheck: 'false', autocapitalize: 'off'});
+  const secret = h('input', {type: 'password', id: 'secret', autocomplete: 'current-password', required: true});
   put(main, h('section', {class: 'panel login'},
-    h('h1', null, isPossible ? 'Who are you?' : 'Nobody may look'),
-    h('p', {role: 'alert'}, wrong ? 'That is not the admin token.' : `${problem.message[0].toUpperCase()}${problem.message.slice(1)}.`),
-    isPossible ? h('form', {onsubmit: (event) => {
+    h('h1', null, 'Who are you?'), h('p', {role: 'alert'}, sentence),
+    h('form', {onsubmit: (event) => {
       event.preventDefault();
-      useToken(token.value.trim().replace(/[^\x21-\x7e]/g, ''));
-      put(main);
-      connect().then(show);
+      useCredential(user.value.trim(), secret.value.trim());
+      again();
     }},
-      h('label', {for: 'token'}, 'Admin token'), token,
-      h('p', {class: 'quiet'}, 'The content of server.admin.token_file. It is kept in this tab until you close it.'),
-      h('button', {type: 'submit', class: 'primary'}, 'Go on'))
-      : [h('p', null, problem.hint), h('button', {type: 'button', onclick: () => { put(main); connect().then(show); }}, 'Try again')]));
-  token.focus();
+      h('label', {for: 'secret'}, 'Admin token, or password'), secret,
+      h('label', {for: 'user'}, 'User, only with a password'), user,
+      h('p', {class: 'quiet'}, 'The content of server.admin.token_file, or who has a role by server.auth.rules. It is kept in this tab until you close it.'),
+      h('button', {type: 'submit', class: 'primary'}, 'Go on'))));
+  secret.focus();
 }
 
 // --- pages -------------------------------------------------------------------------------------
@@ -127,7 +134,7 @@ function askForToken(problem) {
 let leave = () => {};
 
 function show() {
-  if (main.querySelector('#token')) return;
+  if (main.querySelector('#secret')) return;
   leave();
   const whole = decodeURIComponent(location.hash.replace(/^#\/?/, ''));
   const [path, query = ''] = whole.split('?');
@@ -219,6 +226,10 @@ document.addEventListener('keydown', (event) => {
 });
 
 document.getElementById('keys').addEventListener('click', help);
+out.addEventListener('click', () => {
+  forgetCredential();
+  location.reload();
+});
 
 theme(remembered());
 show();
