@@ -7,6 +7,7 @@ from typing import Final
 
 from mirror.domain.errors import CredentialUnavailableError
 from mirror.domain.logins import Login
+from mirror.observe.logs import get_logger
 from mirror.runtime.clock import Clock
 from mirror.runtime.single_flight import SingleFlight
 
@@ -18,6 +19,8 @@ _FRESH_SHARE: Final = 0.8
 
 _REST_SECONDS: Final = 10.0
 """A source is not asked again sooner, whatever it said: not for each pull (harbor#23750)."""
+
+_log = get_logger("upstream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +79,26 @@ class Kept:
                 issued = await self._fetch()
         except TimeoutError:
             self._failure = CredentialUnavailableError(f"{self._what} did not answer in time")
+            self._warn(self._failure)
             raise self._failure from None
         except CredentialUnavailableError as error:
             self._failure = error
+            self._warn(error)
             raise
         now = self._asked_at = self._clock.monotonic()
         fresh_until = now + _FRESH_SHARE * issued.lifetime_seconds
         self._held = _Held(issued.login, fresh_until, now + issued.lifetime_seconds)
         self._failure = None
         return issued.login
+
+    def _warn(self, error: CredentialUnavailableError) -> None:
+        """Say what nobody else notices: that the old login is all that there is."""
+        held = self._held
+        left_seconds = 0.0 if held is None else held.ends_at - self._clock.monotonic()
+        if left_seconds > 0:
+            _log.warning(
+                "an account was not renewed",
+                source=self._what,
+                reason=error.reason,
+                good_for_seconds=round(left_seconds),
+            )

@@ -1,5 +1,6 @@
 """The identity of a machine as a login: ECR, Artifact Registry, ACR, each by its real calls."""
 
+import io
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -150,6 +151,7 @@ async def test_ecr_renews_before_the_end_and_uses_the_old_one_while_that_fails(
     aws: FakeAws,
     clock: FakeClock,
     environment: SetEnvironment,
+    log_lines: io.StringIO,
 ) -> None:
     environment(aws_environment(aws, tmp_path, "key"))
     registry.guard = PasswordsOfAws(aws.passwords)
@@ -165,6 +167,8 @@ async def test_ecr_renews_before_the_end_and_uses_the_old_one_while_that_fails(
         await mirror.get(manifest("v3"))
         await aws.until(lambda: len(aws.requests) == 3)
     assert [request.status for request in aws.requests] == [200, 503, 200]
+    assert log_lines.getvalue().count("an account was not renewed") == 1
+    assert '"reason":"the ECR API: status 503","good_for_seconds":4320' in log_lines.getvalue()
 
 
 async def test_a_refused_key_is_our_trouble_and_aws_is_not_asked_for_each_pull(
