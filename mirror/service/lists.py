@@ -241,12 +241,20 @@ def _check_index(document: Document) -> None:
 def _read_tags(document: Document, repository: Repository) -> tuple[list[str], str]:
     try:
         fields = json.loads(document.content)
-        tags, name = fields.get("tags") or [], fields.get("name") or repository.name
+        tags, name = fields.get("tags") or [], fields.get("name")
     except (ValueError, AttributeError, RecursionError):
         raise UpstreamTroubleError("the tags list is not a JSON object") from None
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise UpstreamTroubleError("the tags list is not a list of strings")
-    return tags, str(name)
+    if any(_is_torn(tag) for tag in tags):
+        raise UpstreamTroubleError("the tags list has something in it that is no text")
+    is_name = isinstance(name, str) and name and not _is_torn(name)
+    return tags, name if is_name else repository.name
+
+
+def _is_torn(text: str) -> bool:
+    """Tell whether it has halves of characters in it, which JSON can write and UTF-8 cannot."""
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _tags(name: str, tags: list[str], following: Query | None) -> Listing:

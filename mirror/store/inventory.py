@@ -305,15 +305,22 @@ class Inventory:
         if config is None or not 0 < config.size_bytes <= _CONFIG_MAX_BYTES:
             return None
         try:
-            content = self._layout.blob(config.digest).read_bytes()
-            found = msgspec.json.decode(content, type=_Config)
-        except (OSError, msgspec.MsgspecError):
+            return platform_of(self._layout.blob(config.digest).read_bytes())
+        except OSError:
             return None
-        parts = [found.os, found.architecture, found.variant]
-        return "/".join(part[:64] for part in parts if part) or None
 
     def _row(self, digest: str) -> ObjectRow | None:
         return self._index.get(object_key(digest), ObjectRow)
+
+
+def platform_of(config: bytes) -> str | None:
+    """Return what the config of an image says that it runs on; ``None``: nothing readable."""
+    try:
+        found = msgspec.json.decode(config, type=_Config)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    parts = [found.os, found.architecture, found.variant]
+    return "/".join(part[:64] for part in parts if part) or None
 
 
 class _Config(msgspec.Struct):

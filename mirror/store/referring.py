@@ -73,7 +73,7 @@ class Referring:
         try:
             content = self._store.parts.layout.blob(Digest.parse(digest)).read_bytes()
             return msgspec.json.decode(content, type=_List).manifests or []
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, RecursionError):
             return []
 
     def _tagged(self, repository: Repository, subject: Digest) -> Iterator[Referrer]:

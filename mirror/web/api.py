@@ -119,3 +119,5 @@ async def _body(route: Route, request: web.Request) -> Any:  # noqa: ANN401 -- r
         return msgspec.json.decode(await request.read(), type=route.body)
     except msgspec.MsgspecError as error:
         raise WrongInputError(f"the body is not what it should be: {error}") from None
+    except RecursionError:
+        raise WrongInputError("the body is nested too deeply") from None

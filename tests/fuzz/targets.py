@@ -32,15 +32,19 @@ from mirror.domain.images import parse_image, parse_pin
 from mirror.domain.logins import UnreadableError, find_login, read_helper_answer
 from mirror.domain.manifests import read_manifest
 from mirror.domain.media import MANIFEST_TYPES, accepts, bare_type
-from mirror.domain.names import Digest
+from mirror.domain.names import Digest, Repository
 from mirror.domain.pages import PAGE_MAX_ENTRIES, next_query, page_size
 from mirror.domain.ranges import Span, parse_content_range, select
 from mirror.domain.redirects import next_hop, redact
+from mirror.domain.referrers import filtered
 from mirror.domain.routing import Table
 from mirror.observe.logs import redact_text
 from mirror.runtime.clock import Clock
 from mirror.service.identity_tokens import KeyRing, OidcTokens
 from mirror.service.identity_tokens import _usable as _oidc_usable
+from mirror.service.lists import _check_index, _read_tags, _tags
+from mirror.store.inventory import platform_of
+from mirror.upstream.reading import Document
 from mirror.upstream.tokens import read_token
 
 _TABLE: Final = Table(
@@ -142,6 +146,18 @@ def token(data: bytes) -> None:
         assert 0 < read.lifetime_seconds <= 24 * 3600
         assert read.value.isascii()
         assert read.value.isprintable()
+
+
+def lists(data: bytes) -> None:
+    document = Document(data, "application/json", None, filters_applied=False)
+    with suppress(UpstreamTroubleError):
+        tags, name = _read_tags(document, Repository("docker.io", "team/app"))
+        _tags(name, tags, None)
+    with suppress(UpstreamTroubleError):
+        _check_index(document)
+    with suppress(UpstreamTroubleError):
+        assert json.loads(filtered(data, "application/x"))["manifests"] is not None
+    platform_of(data)
 
 
 def link(data: bytes) -> None:
@@ -307,6 +323,18 @@ TARGETS: Final[dict[str, Target]] = {
         ],
         ['"token"', '"access_token"', '"expires_in"', "NaN", "1e999", "Infinity"],
         max_bytes=16 * 1024,
+    ),
+    "lists": Target(
+        lists,
+        [
+            _json({"name": "team/app", "tags": ["1.0", "latest"]}),
+            _json({"schemaVersion": 2, "manifests": [{"artifactType": "application/x"}]}),
+            _json({"os": "linux", "architecture": "arm", "variant": "v7", "rootfs": {}}),
+            b'{"name": ' + b"[" * 900 + b"]" * 900 + b', "tags": ["\\ud800"]}',
+            b'{"x": ' + b"[" * 3000,
+        ],
+        ['"tags"', '"name"', '"manifests"', '"artifactType"', "\\ud800", "null", '"os"'],
+        max_bytes=8 * 1024,
     ),
     "link": Target(
         link,

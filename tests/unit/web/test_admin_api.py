@@ -182,6 +182,7 @@ async def test_a_rotated_token_counts_at_once_and_an_empty_one_opens_nothing(
         ("DELETE", "/cache/images?ref=UPPER", None, 400),
         ("POST", "/cache/pins", b"", 400),
         ("POST", "/cache/pins", b'{"image": 1}', 400),
+        ("POST", "/cache/pins", b'{"image": ' + b"[" * 5000, 400),
         ("POST", "/cache/pins", b'{"image": "alpine", "platform": "x"}', 400),
         ("DELETE", "/cache/pins?image=alpine", None, 404),
     ],

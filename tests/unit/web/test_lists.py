@@ -186,7 +186,16 @@ async def test_no_entries_and_no_number(mirror: Mirror, upstream: FakeRegistry) 
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"<html>", b'{"tags": "v1"}', b'{"tags": [1]}', b"[" * 100_000]
+    "body",
+    [
+        b"",
+        b"[]",
+        b"<html>",
+        b'{"tags": "v1"}',
+        b'{"tags": [1]}',
+        b"[" * 100_000,
+        rb'{"tags": ["\ud800"]}',  # half a character, found by `make fuzz`
+    ],
 )
 async def test_a_list_that_is_none_is_trouble(
     mirror: Mirror, upstream: FakeRegistry, body: bytes
