@@ -178,6 +178,22 @@ def test_the_catalogue_leads_from_a_search_to_the_layers(
     expect(page.get_by_role("heading", level=1)).to_contain_text(AMD.digest)
 
 
+def test_the_catalogue_is_sorted_by_what_one_likes(
+    town: Mirror, windows: Callable[..., Window]
+) -> None:
+    page = windows(town).open("#/catalogue")
+    names = page.get_by_role("region", name="Repositories").locator("tbody th")
+    alpine, redis = "docker.io/library/alpine", "docker.io/library/redis"
+    expect(names).to_have_text([redis, alpine])
+    page.get_by_role("button", name="Repository").click()
+    expect(names).to_have_text([alpine, redis])
+    page.get_by_role("button", name="Stored").click()
+    expect(names).to_have_text([redis, alpine])
+    expect(page.locator("th[aria-sort=descending]")).to_have_text("Stored")
+    page.get_by_role("button", name="Stored").click()
+    expect(names).to_have_text([alpine, redis])
+
+
 def test_the_catalogue_finds_images_by_tag(town: Mirror, windows: Callable[..., Window]) -> None:
     page = windows(town).open("#/catalogue")
     page.get_by_role("searchbox").fill("redis:7")

@@ -20,28 +20,68 @@ function imageRow(image, withRepository) {
     h('td', {class: 'number'}, bytes(image.stored_bytes)),
     h('td', null, image.complete ? badge('Whole', 'good', 'Config and layers of at least one platform are here')
       : badge('Not whole', 'warn', 'Something is missing; it is fetched at the next pull')),
+    h('td', {class: 'number'}, image.hits === null ? '–' : count(image.hits)),
     h('td', {class: 'number'}, ago(image.used_at)));
 }
 
-const COLUMNS = ['Tag', 'Digest', 'Platforms', ['Size', 'number'], ['Here', 'number'], 'State', ['Last use', 'number']];
+const nameOfImage = (image) => `${image.repository}:${image.tag ?? image.digest}`;
+
+const IMAGES = [
+  {title: 'Tag', by: nameOfImage}, {title: 'Digest', by: (each) => each.digest},
+  {title: 'Platforms', by: (each) => each.platforms.join()},
+  {title: 'Size', kind: 'number', by: (each) => each.size_bytes ?? -1},
+  {title: 'Here', kind: 'number', by: (each) => each.stored_bytes},
+  {title: 'State', by: (each) => Number(each.complete)},
+  {title: 'Served', kind: 'number', by: (each) => each.hits ?? -1},
+  {title: 'Last use', kind: 'number', by: (each) => each.used_at ?? 0},
+];
+
+const REPOSITORIES = [
+  {title: 'Repository', by: (each) => each.repository},
+  {title: 'Objects', kind: 'number', by: (each) => each.objects},
+  {title: 'Stored', kind: 'number', by: (each) => each.stored_bytes},
+  {title: 'Held by no other', kind: 'number', by: (each) => each.own_bytes},
+];
 
 function imageTable(caption, images, withRepository = false) {
-  const body = h('tbody', null, images.slice(0, SHOWN).map((each) => imageRow(each, withRepository)));
-  return [table(caption, withRepository ? ['Image', ...COLUMNS.slice(1)] : COLUMNS, body),
-    more(body, images, (each) => imageRow(each, withRepository))];
+  const [first, ...rest] = IMAGES;
+  const columns = withRepository ? [{...first, title: 'Image'}, ...rest] : IMAGES;
+  return sorted(caption, columns, images, (each) => imageRow(each, withRepository));
 }
 
-/** A button that shows the rest of a long list. */
-function more(body, items, row) {
-  if (items.length <= SHOWN) return null;
-  const button = h('button', {type: 'button', class: 'more', onclick: () => {
-    for (const each of items.slice(body.children.length, body.children.length + SHOWN)) body.append(row(each));
-    if (body.children.length >= items.length) button.remove();
-    else say(button, label());
+/** A table that is sorted by the column whose head is pressed, and that shows a long list in parts. */
+function sorted(caption, columns, items, row) {
+  let shown = SHOWN;
+  let order = null;
+  const body = h('tbody');
+  const heads = columns.map(({title, by, kind}, number) => {
+    const head = h('button', {type: 'button', class: 'head', onclick: () => {
+      const isAgain = order?.number === number;
+      order = {number, by, sign: isAgain ? -order.sign : kind === 'number' ? -1 : 1};
+      heads.forEach((each, place) => {
+        if (place === number) each.parentNode.setAttribute('aria-sort', order.sign > 0 ? 'ascending' : 'descending');
+        else each.parentNode.removeAttribute('aria-sort');
+      });
+      fill();
+    }}, title);
+    return head;
+  });
+  const more = h('button', {type: 'button', class: 'more', onclick: () => {
+    shown += SHOWN;
+    fill();
   }});
-  const label = () => `Show more (${count(items.length - body.children.length)} are left)`;
-  say(button, label());
-  return button;
+
+  function fill() {
+    const all = order === null ? items : items.toSorted((one, other) => {
+      const [left, right] = [order.by(one), order.by(other)];
+      return order.sign * (left < right ? -1 : Number(left > right));
+    });
+    put(body, all.slice(0, shown).map(row));
+    more.hidden = all.length <= shown;
+    say(more, `Show more (${count(all.length - shown)} are left)`);
+  }
+  fill();
+  return [table(caption, columns.map(({kind}, number) => [heads[number], kind]), body), more];
 }
 
 /** All repositories, with a search. */
@@ -97,9 +137,7 @@ export function catalogue(main, app) {
     } else if (!found.length) {
       put(results, empty('No repository here has such a name.', 'Only what clients have pulled is here. With a colon, tags are searched, too: alpine:3'));
     } else {
-      const body = h('tbody', null, found.slice(0, SHOWN).map(row));
-      put(results, table('Repositories', ['Repository', ['Objects', 'number'], ['Stored', 'number'], ['Held by no other', 'number']], body),
-        more(body, found, row));
+      put(results, sorted('Repositories', REPOSITORIES, found, row));
     }
   }
 

@@ -132,6 +132,7 @@ function facts({image: about, confirmed_at: confirmedAt}, pin) {
     ['Size', bytes(about.size_bytes)],
     ['Here', [`${bytes(about.stored_bytes)}${stored} `, about.complete ? badge('Whole', 'good') : badge('Not whole', 'warn')]],
     ['Platforms here', about.platforms.join(', ') || '–'],
+    about.hits === null ? null : ['Served', `${counted(about.hits, 'time')} since the mirror started`],
     ['Last use', about.used_at === null ? 'never' : `${ago(about.used_at)}, ${day(about.used_at)}`],
     confirmedAt !== null ? ['Confirmed by upstream', `${ago(confirmedAt)}, ${day(confirmedAt)}`] : null,
     pin ? ['Pinned', [badge(pin.held ? 'Held at this digest' : 'Never evicted', 'info'), ` ${pin.platforms.join(', ') || 'all platforms'}${pin.declared ? ', by the configuration' : `, ${ago(pin.pinned_at)}`}`]] : null,
