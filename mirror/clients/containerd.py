@@ -23,12 +23,14 @@ _CATCH_ALL: Final = "_default"
 _CAPABILITIES: Final = ("pull", "resolve")
 # The section of the images' registries by the version of the configuration.
 _SECTIONS: Final = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.images"}
+_CONTAINERD_2: Final = 3
+"""The version of its configuration."""
 _OLD: Final = ("mirrors", "configs", "auths", "headers")
 
 
 def plan_containerd(wish: Wish, files: Files) -> Plan:
     """Plan what containerd's CRI and ``ctr --hosts-dir`` read."""
-    path, config, notes = _configured(files.read(CONFIG))
+    path, config, notes = _configured(files)
     hosts = plan_hosts(wish, files, path)
     return Plan(
         files={**({CONFIG: config} if config is not None else {}), **hosts.files},
@@ -48,7 +50,7 @@ def certs_directory(files: Files, home: str | None = None) -> str:
     if home is not None:
         return f"{home}/.config/containerd/certs.d"
     try:
-        return _configured(files.read(CONFIG))[0]
+        return _configured(files)[0]
     except CannotMergeError:
         return CERTS
 
@@ -138,8 +140,9 @@ def _merged_hosts(wish: Wish, path: str, before: str) -> str:
     return merged
 
 
-def _configured(before: str | None) -> tuple[str, str | None, list[str]]:
+def _configured(files: Files) -> tuple[str, str | None, list[str]]:
     """Return the directory in which containerd looks, its own file if that must change, notes."""
+    before = files.read(CONFIG)
     config = parsed(before or "")
     if config is None:
         raise CannotMergeError(CONFIG, "is no TOML that containerd could read")
@@ -153,12 +156,10 @@ def _configured(before: str | None) -> tuple[str, str | None, list[str]]:
     section = _SECTIONS[version]
     registry = _table(config, "plugins", section, "registry")
     if configured := str(registry.get("config_path") or ""):
-        first, several, _ = configured.partition(":")
-        # https://github.com/containerd/containerd/issues/12808
-        note = (
-            f"{CONFIG}: containerd 2.2 ignores a config_path of several directories; leave {first}"
-        )
-        return first, before, [note] if several else []
+        first, *others = configured.split(":")
+        if not others:
+            return first, before, []
+        return first, *_with_one_directory(before or "", config, version, files)
     if any(registry.get(key) for key in _OLD):
         raise CannotMergeError(
             CONFIG,
@@ -180,22 +181,39 @@ def _with_config_path(before: str, config: Table, version: int) -> str:
     _put(wanted, CERTS, "plugins", _SECTIONS[version], "registry", "config_path")
     found = parsed(new)
     if found != wanted:
-        found, new = _replaced(before, line, wanted)
+        found, new = _replaced(before, "", CERTS, wanted)
     if found != wanted:
         raise CannotMergeError(CONFIG, "has a form to which config_path cannot be added", block)
     return new
 
 
-def _replaced(before: str, line: str, wanted: Table) -> tuple[Table | None, str]:
-    """Fill in a ``config_path`` that is there and empty, as `containerd config default` has it."""
-    for empty in ('config_path = ""', "config_path = ''"):
-        head, found, tail = before.partition(empty)
-        while found:
-            new = f"{head}{line}{tail}"
-            if parsed(new) == wanted:
-                return wanted, new
-            more, found, tail = tail.partition(empty)
-            head = f"{head}{empty}{more}"
+def _with_one_directory(
+    before: str, config: Table, version: int, files: Files
+) -> tuple[str, list[str]]:
+    """Leave the first of several directories, which containerd 2.2 ignores all.
+
+    Source: https://github.com/containerd/containerd/issues/12808, and tried with 2.2.0.
+    """
+    configured = _table(config, "plugins", _SECTIONS[version], "registry")["config_path"]
+    first, *others = configured.split(":")
+    why = "containerd 2.2 ignores a config_path of several directories"
+    wanted = dict(config)
+    _put(wanted, first, "plugins", _SECTIONS[version], "registry", "config_path")
+    found, new = _replaced(before, configured, first, wanted)
+    if version < _CONTAINERD_2 or found is None or any(files.names(each) for each in others):
+        return before, [f"{CONFIG}: {why}; leave {first} alone there"]
+    return new, [f"{CONFIG}: only {first} stays: {why}"]
+
+
+def _replaced(before: str, old: str, new: str, wanted: Table) -> tuple[Table | None, str]:
+    """Replace one ``config_path``, that of the registries; there are others in the file."""
+    line = f"config_path = {quoted(new)}"
+    for found in (f'config_path = "{old}"', f"config_path = '{old}'"):
+        parts = before.split(found)
+        for number in range(1, len(parts)):
+            text = f"{found.join(parts[:number])}{line}{found.join(parts[number:])}"
+            if parsed(text) == wanted:
+                return wanted, text
     return None, before
 
 

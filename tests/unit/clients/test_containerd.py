@@ -116,6 +116,20 @@ def test_where_it_looks_already_the_files_go() -> None:
     assert "several directories" in plan_containerd(wish(), Machine({CONFIG: told})).notes[0]
 
 
+def test_of_several_directories_which_containerd_2_ignores_the_first_stays() -> None:
+    images = "plugins.'io.containerd.cri.v1.images'.registry"
+    other = "[plugins.'io.containerd.x'.y]\nconfig_path = ''\n"
+    told = f"version = 3\n{other}[{images}]\n  config_path = '{CERTS}:/etc/docker/certs.d' # why\n"
+    plan = plan_containerd(wish(), Machine({CONFIG: told}))
+    new = plan.files[CONFIG]
+    assert new == told.replace(f"'{CERTS}:/etc/docker/certs.d'", f'"{CERTS}"')
+    assert "only /etc/containerd/certs.d stays" in plan.notes[0]
+    # Certificates in the other one may be needed: then a person decides.
+    used = Machine({CONFIG: told, "/etc/docker/certs.d/x/ca.crt": ""})
+    assert plan_containerd(wish(), used).files[CONFIG] == told
+    assert "leave /etc/containerd/certs.d alone" in plan_containerd(wish(), used).notes[0]
+
+
 @pytest.mark.parametrize(
     ("before", "reason"),
     [
