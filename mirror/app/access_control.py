@@ -105,7 +105,7 @@ class AccessControl:
 
     def _watched(self, path: Path, parse: Callable[[str], Parsed]) -> WatchedFile[Parsed]:
         read = bound(read_reporting, path, parse)
-        return WatchedFile(path, read, Parsed(), self._tools.pools.admin, self._tools.clock)
+        return WatchedFile(path, read, Parsed(), self._tools.pools.users, self._tools.clock)
 
     def _oidc(self, oidc: Oidc, claims: frozenset[str]) -> OidcTokens:
         rules = ClaimRules(
@@ -127,7 +127,7 @@ class AccessControl:
             kubernetes.url.rstrip("/"),
             kubernetes.token_file or _MOUNTED / "token",
             UpstreamTls(ca=ca),
-            self._tools.pools.admin,
+            self._tools.pools.users,
         )
         ask = bound(review, self._calls, api, audience=kubernetes.audience)
         return KubernetesTokens(ask, self._tools.tier, self._fingerprints)

@@ -70,6 +70,8 @@ class Pools:
         """Metrics pages, configuration checks: what no pull waits for."""
         self.passwords = Pool("passwords", 2)
         """Check passwords, which takes a tenth of a second each and lets go of the GIL."""
+        self.users = Pool("users", 1, may_hang=True)
+        """Look whether files of users have changed, which whoever shows a credential waits for."""
         self.secrets = Pool("secrets", _SECRET_THREADS, may_hang=True)
         """Read secrets, and run the programs that have them, which may take long."""
         self.inspect = Pool("inspect", 1)
@@ -82,3 +84,4 @@ class Pools:
             pool.close()
         self.dns.close(wait=False)
         self.secrets.close(wait=False)
+        self.users.close(wait=False)

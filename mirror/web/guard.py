@@ -113,7 +113,7 @@ class Guard:
         visitor = await self._visitor(request, terms)
         facts.identity = visitor.identity if visitor else None
         if visitor is None:
-            raise self._unauthenticated(request, "no credential that counts here")
+            raise self._unauthenticated(request, _what_is_missing(request))
 
     async def _puller(
         self, request: web.BaseRequest, facts: Facts, terms: GuardTerms, repository: Repository
@@ -122,7 +122,7 @@ class Guard:
             return
         visitor = await self._visitor(request, terms)
         if visitor is None or not visitor.covers(repository):
-            said = "no credential that counts here" if visitor is None else "a token for others"
+            said = _what_is_missing(request) if visitor is None else "this token is not for it"
             raise self._unauthenticated(request, said, repository)
         facts.identity = visitor.identity
         if judge(terms.rules, visitor.identity, repository) is Verdict.ALLOW:
@@ -173,6 +173,12 @@ class Guard:
         if repository is not None:
             fields.append(f'scope="repository:{repository}:pull"')
         return UnauthenticatedError(what, "Bearer " + ",".join(fields))
+
+
+def _what_is_missing(request: web.BaseRequest) -> str:
+    if hdrs.AUTHORIZATION in request.headers:
+        return "nobody here has this credential, or its time is over"
+    return "no credential was shown"
 
 
 def _shown(request: web.BaseRequest) -> Credential | None:

@@ -120,7 +120,11 @@ def registry(
 
 @pytest.fixture
 def town(
-    registry: Registry, seed: Seed, loop_thread: LoopThread, start_mirror: StartMirror
+    request: pytest.FixtureRequest,
+    registry: Registry,
+    seed: Seed,
+    loop_thread: LoopThread,
+    start_mirror: StartMirror,
 ) -> Iterator[Town]:
     proxy = CountingProxy(loop_thread, free_port(), registry.url)
     proxy.start()
@@ -130,7 +134,8 @@ def town(
         "ghcr.io": same,
         "docker.io": same,
     }
-    mirror = start_mirror(upstreams, more={"server": {"auth": {"challenge": "ping"}}})
+    server = {"auth": {"challenge": "ping"}, "workers": getattr(request, "param", 1)}
+    mirror = start_mirror(upstreams, more={"server": server})
     yield Town(
         elsewhere(seed.images[names.HELLO], UPSTREAM, "team-a/app"),
         elsewhere(seed.images[names.MULTI], UPSTREAM, "team-b/app"),
@@ -182,6 +187,7 @@ def test_what_is_public_needs_no_secret(
     assert town.downloads() == []
 
 
+@pytest.mark.parametrize("town", [1, 2], indirect=True, ids=["one process", "two workers"])
 def test_no_way_leads_to_what_is_cached_for_others(town: Town, start_client: StartClient) -> None:
     bobs = start_client(CriPullSecret, town.mirror)
     assert isinstance(bobs, CriPullSecret)
