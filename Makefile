@@ -24,7 +24,7 @@ test: $(VENV)/.dev ## Run the fast tests with coverage (no root, no network)
 	$(BIN)/pytest -n auto --cov --cov-report=term
 
 workers: $(VENV)/.dev ## Test several processes on one port: real ones, and the fast tests with four
-	$(BIN)/pytest -n auto tests/workers
+	$(BIN)/pytest tests/workers
 	MIRROR_TEST_WORKERS=4 $(BIN)/pytest -n auto tests/unit/web tests/unit/service tests/unit/transfer \
 	  tests/unit/upstream tests/unit/test_app.py tests/unit/test_reloading.py \
 	  tests/unit/test_isolation_of_waiting.py

@@ -193,7 +193,7 @@ class Worker:
         return RegistryApi(
             table=lambda: self._known.table,
             manifests=RemoteManifests(self._line, self._manifests),
-            blobs=RemoteBlobs(self._line, self._blobs, self._pools.read),
+            blobs=RemoteBlobs(self._line, self._blobs),
             lists=RemoteLists(self._line),
             sender=Sender(self._pools.read, view.server.limits.send_stall_seconds, self._meter),
             policies=self,

@@ -24,7 +24,7 @@ from mirror.runtime.acting import act_as
 from mirror.service.ports import BlobSource, Listing, ListSource, ManifestSource, Verifier
 from mirror.service.served import Served
 from mirror.transfer.bodies import StoredBody
-from mirror.transfer.parts import Body, FilePart
+from mirror.transfer.parts import Body, FilePart, ReadyBody
 from mirror.workers import messages
 from mirror.workers.channel import Channel
 from mirror.workers.messages import Led
@@ -220,20 +220,22 @@ class Desk:
     async def _blob(self, question: messages.AskBlob, led: trail.Trail) -> None:
         before = self._generation()
         body, served = await self._floor.blobs.open(question.repository, question.digest)
+        content = body.content if isinstance(body, ReadyBody) else None
         file = body.whole_file() if isinstance(body, StoredBody) else None
         found = messages.FoundBlob(
             question.number,
             body.size_bytes,
+            content,
             served,
-            self._keep_seconds(served, before) if file is not None else 0.0,
+            self._keep_seconds(served, before),
             _told(led),
         )
-        if file is None:
+        if content is None and file is None:
             self._open[question.number] = _Open(body, question.asker)
             self.tell(found)
             return
         try:
-            self._channel.send(messages.encode(found), file.fileno())
+            self._channel.send(messages.encode(found), None if file is None else file.fileno())
         finally:
             await body.close()
 

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from itertools import count
 from typing import BinaryIO, Protocol, TypeVar
 
+import msgspec
+
 from mirror.runtime import trail
 from mirror.workers import messages
 from mirror.workers.channel import Channel
 from mirror.workers.messages import Failure, Found, Part
 
 A = TypeVar("A", bound=Found)
-_Answer = tuple["Found | Part | Failure", BinaryIO | None]
+_Answer = tuple["Found | Part | Failure", BinaryIO | None, int]
 Told = messages.Configure | messages.Forget | messages.Drain
 
 
@@ -36,6 +38,7 @@ class Line:
         """Begin to listen; *told* is called with what is no answer."""
         self._told = told
         self._numbers = count(1)
+        self._tellings = 0
         self._waiting: dict[int, asyncio.Future[_Answer]] = {}
         self.ended = asyncio.Event()
         self._channel = Channel(end, self._heard, self._hung_up)
@@ -57,6 +60,14 @@ class Line:
             raise TypeError(f"{type(found).__name__} is no answer to this")
         return found, file
 
+    def _as_of_now(self, found: "Found | Part", tellings: int) -> "Found | Part":
+        """Return an answer that is not kept if we were told something since it came."""
+        if tellings == self._tellings:
+            return found
+        if isinstance(found, messages.FoundManifest | messages.FoundBlob):
+            return msgspec.structs.replace(found, keep_seconds=0.0)
+        return found
+
     async def request(
         self, number: int, question: "messages.Question | messages.AskPart"
     ) -> "tuple[Found | Part, BinaryIO | None]":
@@ -66,7 +77,7 @@ class Line:
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         self.tell(question)
         try:
-            found, file = await answer
+            found, file, tellings = await answer
         except asyncio.CancelledError:
             self._waiting.pop(number, None)
             self.tell(messages.Leave(number))
@@ -76,7 +87,7 @@ class Line:
         if isinstance(found, Failure):
             note(found.led)
             raise messages.error_of(found)
-        return found, file
+        return self._as_of_now(found, tellings), file
 
     def leave(self, number: int) -> None:
         """Say that a body is not needed any more."""
@@ -92,13 +103,14 @@ class Line:
         file = None if descriptor is None else os.fdopen(descriptor, "rb", buffering=0)
         match messages.read_to_worker(message):
             case messages.Configure() | messages.Forget() | messages.Drain() as told:
+                self._tellings += 1
                 self._told(told)
             case found:
                 answer = self._waiting.pop(found.number, None)
                 if answer is None or answer.done():
                     _close(file)
                 else:
-                    answer.set_result((found, file))
+                    answer.set_result((found, file, self._tellings))
 
     def _hung_up(self) -> None:
         self.ended.set()

@@ -21,18 +21,13 @@ class _Kept(Generic[V]):
 
 
 class Memory(Generic[V]):
-    """Answers that are good for a moment; the least recently used leave.
-
-    ``changes`` counts what has been forgotten by order: an answer that was under way
-    meanwhile must not be kept.
-    """
+    """Answers that are good for a moment; the least recently used leave."""
 
     def __init__(self, limit_bytes: int, monotonic: Seconds) -> None:
         self._limit_bytes = limit_bytes
         self._monotonic = monotonic
         self._kept: OrderedDict[Hashable, _Kept[V]] = OrderedDict()
         self._size_bytes = 0
-        self.changes = 0
 
     def get(self, key: Hashable) -> tuple[V, Served] | None:
         """Return an answer that is still good, with the time that it has left."""
@@ -69,7 +64,6 @@ class Memory(Generic[V]):
 
     def forget(self, key: Hashable | None = None) -> None:
         """Forget an answer, or all of them, because they may be wrong now."""
-        self.changes += 1
         if key is not None:
             self.drop(key)
             return

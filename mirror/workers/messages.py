@@ -165,10 +165,14 @@ class FoundManifest(_Message, frozen=True):
 
 
 class FoundBlob(_Message, frozen=True):
-    """A body; if the message came with a file, that is the whole of it."""
+    """A body; if the message came with a file, or has *content*, that is the whole of it.
+
+    Content may be handed out for *keep_seconds* without asking again.
+    """
 
     number: int
     size_bytes: int | None
+    content: bytes | None
     served: Served
     keep_seconds: float
     led: Led

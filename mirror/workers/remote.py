@@ -4,8 +4,7 @@ Except for what is hot: manifests and small blobs that were served a moment ago 
 worker's own memory, until the main process says that they may have changed.
 """
 
-import os
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial as bound
 from typing import BinaryIO, Final
 
@@ -19,16 +18,13 @@ from mirror.domain.routing import Kind
 from mirror.observe import tracing
 from mirror.runtime import via
 from mirror.runtime.acting import Caller, acting_for
-from mirror.runtime.pools import Pool
 from mirror.service.ports import Listing
 from mirror.service.served import Served
-from mirror.transfer.parts import Body, FilePart
+from mirror.transfer.parts import Body, FilePart, ReadyBody
 from mirror.workers import messages
 from mirror.workers.line import Asking, Line, note
 from mirror.workers.memory import Memory
 
-SMALL_BYTES: Final = 64 * 1024
-"""Up to here a blob is kept in memory: what a config has, and a layer has not."""
 _ENTRY_BYTES: Final = 1000
 
 
@@ -68,41 +64,30 @@ class RemoteManifests:
 class RemoteBlobs:
     """Blobs of the main process."""
 
-    def __init__(self, line: Line, memory: Memory[bytes], pool: Pool) -> None:
+    def __init__(self, line: Line, memory: Memory[bytes]) -> None:
         self._line = line
         self._memory = memory
-        self._pool = pool
 
     async def open(self, repository: Repository, digest: Digest) -> tuple[Body, Served]:
         """Return a body, which the caller closes; raises as the main process does."""
         key = repository, digest, acting_for(repository.upstream)
         kept = self._memory.get(key)
         if kept is not None:
-            return SmallBody(kept[0]), kept[1]
+            return ReadyBody(kept[0]), kept[1]
         asking = bound(
             messages.AskBlob, asker=_asker(repository), repository=repository, digest=digest
         )
         found, file = await self._line.ask(asking, messages.FoundBlob)
         note(found.led)
+        if found.content is not None:
+            size_bytes = _ENTRY_BYTES + len(found.content)
+            self._memory.put(key, found.content, found.served, found.keep_seconds, size_bytes)
+            return ReadyBody(found.content), found.served
         if file is None:
             return ComingBody(self._line, found), found.served
         if found.size_bytes is None:
             raise TypeError("a file that is all of a blob has a length")
-        body = FileBody(file, found.size_bytes)
-        if found.keep_seconds > 0 and found.size_bytes <= SMALL_BYTES:
-            return await self._small(key, body, found), found.served
-        return body, found.served
-
-    async def _small(self, key: Hashable, body: "FileBody", found: messages.FoundBlob) -> Body:
-        """Read a small blob into memory, and keep it there for the next who asks."""
-        changes = self._memory.changes
-        content = await body.read(self._pool)
-        if content is None:
-            return body  # sending it will tell what is wrong
-        if changes == self._memory.changes:
-            size_bytes = _ENTRY_BYTES + len(content)
-            self._memory.put(key, content, found.served, found.keep_seconds, size_bytes)
-        return SmallBody(content)
+        return FileBody(file, found.size_bytes), found.served
 
     async def size_bytes(self, repository: Repository, digest: Digest) -> tuple[int | None, Served]:
         """Return the size of a blob without fetching it; raises as the main process does."""
@@ -189,21 +174,6 @@ def _asker(repository: Repository | None) -> messages.Asker:
 # --- bodies ------------------------------------------------------------------------------------
 
 
-class SmallBody:
-    """A blob in memory."""
-
-    def __init__(self, content: bytes) -> None:
-        self.size_bytes: int | None = len(content)
-        self._content = content
-
-    async def parts(self, span: Span | None) -> AsyncGenerator[FilePart | bytes, None]:
-        """Yield the bytes at once."""
-        yield self._content if span is None else self._content[span.start : span.stop]
-
-    async def close(self) -> None:
-        """Let go of nothing."""
-
-
 class FileBody:
     """A stored blob: the file and, with it, the lock that keeps it from being evicted."""
 
@@ -211,20 +181,6 @@ class FileBody:
         self.size_bytes: int | None = size_bytes
         self._length_bytes = size_bytes
         self._file = file
-
-    async def read(self, pool: Pool) -> bytes | None:
-        """Return all of it and close the file; ``None``: the disk does not give it."""
-        try:
-            content = await pool.run(os.pread, self._file.fileno(), self._length_bytes, 0)
-        except OSError:
-            return None
-        except BaseException:
-            self._file.close()
-            raise
-        if len(content) != self._length_bytes:
-            return None
-        self._file.close()
-        return content
 
     async def parts(self, span: Span | None) -> AsyncGenerator[FilePart | bytes, None]:
         """Yield one part of the file."""

@@ -160,7 +160,9 @@ class Team:
                 exit_code=code,
                 pause_seconds=round(pause_seconds, 1),
             )
-            await asyncio.sleep(pause_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_seconds):
+                    await self._stopping.wait()
 
     async def _life(self, seat: _Seat) -> int | None:
         """Start a worker and wait for its end; returns its exit code if it began at all."""

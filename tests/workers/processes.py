@@ -109,7 +109,7 @@ class MirrorProcess:
             if wanted <= set((series or "").split(","))
         )
 
-    async def until(self, happened: Callable[[], Any], seconds: float = 30) -> None:
+    async def until(self, happened: Callable[[], Any], seconds: float = 90) -> None:
         """Wait until a condition holds, which may be awaited."""
         async with asyncio.timeout(seconds):
             while True:
@@ -123,7 +123,7 @@ class MirrorProcess:
         assert self._process is not None
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await self._process.wait()
 
     def kill(self) -> None:
@@ -194,7 +194,7 @@ async def clients_of_each(mirror: MirrorProcess) -> dict[int, RawClient]:
     """Return a connection to each worker, which the caller closes."""
     found: dict[int, RawClient] = {}
     workers = mirror.workers()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(found) < len(workers):
             client = await RawClient.connect("127.0.0.1", mirror.port)
             await client.send(compose("/v2/", host="localhost"))

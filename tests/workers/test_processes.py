@@ -303,7 +303,7 @@ async def test_without_the_main_process_no_worker_stays(
     assert len(workers) == 4
     clients = await clients_of_each(mirror)
     mirror.kill()
-    await mirror.until(lambda: not any(is_alive(pid) for pid in workers), seconds=5)
+    await mirror.until(lambda: not any(is_alive(pid) for pid in workers), seconds=20)
     for client in clients.values():
         assert (await client.answer()).ended in {Ended.FIN, Ended.RST}
         client.close()

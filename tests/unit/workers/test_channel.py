@@ -1,0 +1,90 @@
+"""Messages and files between two processes, here between two ends in one."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mirror.workers.channel import Channel
+
+
+@dataclass
+class End:
+    """One end, and what it heard."""
+
+    channel: Channel
+    ended: asyncio.Event
+    heard: list[bytes] = field(default_factory=list)
+    contents: list[bytes] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(5):
+            while len(self.heard) < count:
+                self.news.clear()
+                await self.news.wait()
+
+
+def end_of(sock: socket.socket) -> End:
+    def heard(message: bytes, file: int | None) -> None:
+        end.heard.append(message)
+        if file is not None:
+            end.contents.append(os.pread(file, 100, 0))
+            os.close(file)
+        end.news.set()
+
+    ended = asyncio.Event()
+    end = End(Channel(sock, heard, ended.set), ended)
+    return end
+
+
+@pytest.fixture
+async def ends() -> AsyncIterator[tuple[End, End]]:
+    one, other = socket.socketpair()
+    pair = end_of(one), end_of(other)
+    yield pair
+    for each in pair:
+        each.channel.close()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_each_message_has_its_own_file_whatever_is_sent_around_it(
+    ends: tuple[End, End], tmp_path: Path
+) -> None:
+    one, other = ends
+    before = open_files()
+    sizes = (0, 3, 5_000_000, 70_000, 1, 2_000_000)  # far more than the socket holds
+    for number, size in enumerate(sizes):
+        path = tmp_path / str(number)
+        path.write_bytes(b"file %d" % number)
+        with path.open("rb") as file:  # closed before the message is out
+            one.channel.send(bytes([number]) * size, file.fileno() if number % 2 else None)
+    await other.until(len(sizes))
+    assert other.heard == [bytes([number]) * size for number, size in enumerate(sizes)]
+    assert other.contents == [b"file 1", b"file 3", b"file 5"]
+    assert open_files() == before
+
+
+async def test_who_hangs_up_is_noticed_and_leaves_no_file_open(
+    ends: tuple[End, End], tmp_path: Path
+) -> None:
+    one, other = ends
+    before = open_files()
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    with path.open("rb") as file:
+        for _ in range(3):
+            one.channel.send(b"x" * 3_000_000, file.fileno())
+    other.channel.close()
+    async with asyncio.timeout(5):
+        await one.ended.wait()
+        await other.ended.wait()
+    one.channel.send(b"to nobody")
+    assert open_files() == before - 2
