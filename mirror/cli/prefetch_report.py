@@ -7,10 +7,11 @@ from typing import Final, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from mirror.cli.options import write
-from mirror.cli.tables import counted, human_age, human_size, human_span
+from mirror.cli.tables import counted, human_size, human_span
 from mirror.service import prefetch_job
 from mirror.service.prefetch_job import ImageProgress, ImageState, JobFacts
 
@@ -18,7 +19,9 @@ _OVER: Final = frozenset(ImageState) - {ImageState.WAITING, ImageState.FETCHING}
 _LINE_SECONDS: Final = 10.0
 _LOOK_BACK_SECONDS: Final = 10.0
 _BARS_MAX: Final = 12
-_DIGITS: Final = 12
+_DIGITS: Final = 8
+_WIDE_COLUMNS: Final = 100
+_NAME_MIN_CHARS: Final = 18
 
 
 class Report(Protocol):
@@ -133,7 +136,7 @@ class _Sizes(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         total = human_size(task.total or 0)
-        return Text(f"{human_size(task.completed):>9} of {total:>9}")
+        return Text(f"{human_size(task.completed):>9} of {total:>9}", no_wrap=True)
 
 
 class BarReport:
@@ -141,11 +144,13 @@ class BarReport:
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
+        is_wide = self._console.width >= _WIDE_COLUMNS
+        self._name_chars = max(_NAME_MIN_CHARS, self._console.width - (74 if is_wide else 58))
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            _Sizes(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=24 if is_wide else 8),
+            _Sizes(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
             console=self._console,
             transient=True,
         )
@@ -182,8 +187,9 @@ class BarReport:
             if digest not in self._layers:
                 if len(self._layers) >= _BARS_MAX:
                     continue
-                name = f"{_short(image.image)} {digest.partition(':')[2][:_DIGITS]}"
-                task = self._bars.add_task(name, total=layer.size_bytes, note="")
+                task = self._bars.add_task(
+                    self._name(image.image, digest), total=layer.size_bytes, note=""
+                )
                 self._layers[digest], self._speeds[digest] = task, Speed()
             speed = self._speeds[digest]
             speed.note(now, layer.received_bytes)
@@ -193,6 +199,13 @@ class BarReport:
                 completed=layer.received_bytes,
                 note=self._note(speed, resumed),
             )
+
+    def _name(self, image: str, digest: str) -> str:
+        """Return the last part of the name of an image and the first digits of a layer."""
+        name = image.rpartition("/")[2].partition("@")[0]
+        digits = digest.partition(":")[2][:_DIGITS]
+        room = self._name_chars - _DIGITS - 1
+        return f"{name if len(name) <= room else name[: room - 1] + '…'} {digits}"
 
     @staticmethod
     def _note(speed: Speed, more: str) -> str:
@@ -204,31 +217,8 @@ class BarReport:
         self._bars.stop()
 
 
-def _short(image: str) -> str:
-    """Return the last part of the name of an image, with its tag."""
-    name = image.rpartition("/")[2]
-    return name if "@" not in name else name.partition("@")[0]
-
-
 def report_for(*, is_for_programs: bool) -> Report:
     """Return what suits who looks on."""
     if is_for_programs:
         return SilentReport()
     return BarReport() if sys.stdout.isatty() else LineReport()
-
-
-def jobs_table_rows(jobs: tuple[JobFacts, ...]) -> list[tuple[str, ...]]:
-    """Return a row for each prefetch."""
-    now = time.time()
-    return [
-        (
-            job.id,
-            job.state,
-            job.origin,
-            human_age(now - job.started_at),
-            f"{job.done} of {job.images}",
-            f"{human_size(job.done_bytes)} of {human_size(job.total_bytes)}",
-            human_size(job.fetched_bytes),
-        )
-        for job in jobs
-    ]
