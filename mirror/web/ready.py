@@ -27,9 +27,9 @@ class Ready(web.StreamResponse):
             ValueError: a header holds what would end its line.
         """
         super().__init__(status=status)
-        if not all(value.isprintable() for value in headers.values()):
+        if not "".join(headers.values()).isprintable():
             raise ValueError("a header with control characters")
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         start = f"HTTP/1.1 {status} {_REASONS[status]}\r\n"
         head = f"{start}{lines}Date: {_date()}\r\n\r\n"
         self._bytes = head.encode("latin-1", "replace") + body
