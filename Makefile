@@ -71,6 +71,9 @@ reliability: crash ## Run the faults and the kills, and write docs/reliability.m
 	$(BIN)/python -m tests.tools.reliability_reference > build/reliability.md
 	@mv build/reliability.md docs/reliability.md
 
+scan: $(VENV)/.e2e build/checkov/bin/checkov ## Scan the image's file and all manifests with checkov: is every finding explained?
+	$(BIN)/python -m tests.tools.scan build/checkov/bin/checkov
+
 build: $(VENV)/.runtime ## Build the wheel into dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/mirror-*.whl
@@ -91,7 +94,12 @@ clean: ## Remove the virtual environment and everything that was built
 	  .hypothesis .import_linter_cache
 	find mirror tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help run test workers lint format e2e conformance bench crash soak fuzz reliability build release clean
+.PHONY: scan help run test workers lint format e2e conformance bench crash soak fuzz reliability build release clean
+
+# In an environment of its own: it brings a hundred packages along.
+build/checkov/bin/checkov: $(BIN)/python
+	@$(BIN)/python -m venv build/checkov && build/checkov/bin/python -m pip --disable-pip-version-check --quiet \
+	  install checkov==3.3.30 || $(NO_PACKAGES)
 
 # The first of these that is new enough, or the one that PYTHON names.
 $(BIN)/python:

@@ -273,6 +273,16 @@ def test_a_daemon_answers_its_own_node(tmp_path: Path) -> None:
     assert registry["internalTrafficPolicy"] == registry["externalTrafficPolicy"] == "Local"
 
 
+def test_traffic_goes_where_the_values_say(tmp_path: Path) -> None:
+    several = kind(rendered(VALUES["several-without-claim"], tmp_path), "Service")[0]["spec"]
+    assert several["trafficDistribution"] == "PreferClose"
+    assert several["internalTrafficPolicy"] == several["externalTrafficPolicy"] == "Cluster"
+    values = {"service": {"internalTrafficPolicy": "Local", "type": "ClusterIP"}}
+    central = kind(rendered(values, tmp_path), "Service")[0]["spec"]
+    assert central["internalTrafficPolicy"] == "Local"
+    assert not {"trafficDistribution", "externalTrafficPolicy", "nodePort"} & central.keys()
+
+
 def test_alerts_and_dashboard_are_the_files(tmp_path: Path) -> None:
     documents = rendered(VALUES["watched"], tmp_path)
     (rule,) = kind(documents, "PrometheusRule")

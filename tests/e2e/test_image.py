@@ -48,6 +48,12 @@ def test_it_says_how_it_is_to_be_run(image: Image) -> None:
     assert settings["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
+def test_it_needs_no_shell(image: Image) -> None:
+    with (image.root / "opt/mirror/bin/mirror").open("rb") as program:
+        assert program.readline().startswith(b"#!/opt/mirror/bin/python")
+    assert image.settings["Healthcheck"]["Test"][0] == "CMD"  # and not CMD-SHELL
+
+
 def test_it_holds_no_tools_and_no_secrets(image: Image) -> None:
     inside = image.root / "opt/mirror"
     assert {path.name for path in (inside / "bin").glob("*pip*")} == set()
@@ -89,7 +95,7 @@ def test_its_bill_of_materials_is_what_the_lock_says(image: Image) -> None:
     }
     assert there.items() <= locked.items()
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = {re.split(r"[<>=]", line)[0].lower() for line in project["dependencies"]}
+    wanted = {re.split(r"[<>=[]", line)[0].lower() for line in project["dependencies"]}
     assert wanted <= there.keys()
     assert told["metadata"]["component"]["name"] == "mirror"
     assert (told["bomFormat"], told["specVersion"]) == ("CycloneDX", "1.6")

@@ -103,3 +103,47 @@ def test_no_panel_lies_on_another() -> None:
         assert at["x"] + at["w"] <= dashboard.WIDTH
         taken |= cells
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_the_dashboard_shows_what_one_looks_for() -> None:
+    kinds = {panel["title"]: panel["type"] for panel in DASHBOARD["panels"]}
+    assert kinds["Time to the first byte"] == "heatmap"
+    asked = " ".join(
+        target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())
+    )
+    for metric in (
+        "mirror_client_bytes_total",
+        "mirror_upstream_bytes_total",
+        "mirror_requests_total",
+        "mirror_upstream_ratelimit_remaining",
+        "mirror_upstream_ratelimit_limit",
+        "mirror_upstream_up",
+        "mirror_fills_in_progress",
+        "mirror_fills_total",
+        "mirror_cache_bytes",
+        "mirror_cache_limit_bytes",
+        "mirror_cache_evicted_bytes_total",
+    ):
+        assert metric in asked, metric
+    assert "predict_linear" in asked or "empty_in_seconds" in asked, "a forecast"
+
+
+def test_the_dashboard_can_be_imported() -> None:
+    """Source: Grafana's "Dashboard JSON model", and what its import asks for."""
+    assert DASHBOARD.get("id") is None
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,40}", DASHBOARD["uid"])
+    assert DASHBOARD["schemaVersion"] >= 36
+    assert {"title", "time", "templating", "panels", "tags", "timezone"} <= DASHBOARD.keys()
+    variables = {each["name"]: each for each in DASHBOARD["templating"]["list"]}
+    sources = {f"${{{name}}}" for name, each in variables.items() if each["type"] == "datasource"}
+    assert len(sources) == 1
+    for panel in DASHBOARD["panels"]:
+        assert panel["type"] in {"row", "stat", "timeseries", "heatmap", "state-timeline"}
+        if panel["type"] == "row":
+            continue
+        assert panel["datasource"] == {"type": "prometheus", "uid": sources.copy().pop()}
+        names = [target["refId"] for target in panel["targets"]]
+        assert len(set(names)) == len(names) > 0
+        for target in panel["targets"]:
+            used = set(re.findall(r"\$\{?(\w+)", target["expr"]))
+            assert used - {"__rate_interval", "__range"} <= variables.keys()
