@@ -252,17 +252,19 @@ def test_an_image_is_pinned_unpinned_and_purged(
 
 def test_an_image_is_prefetched(town: Mirror, windows: Callable[..., Window]) -> None:
     assert not town.blob_file(ARM.blobs[1].digest).exists()
-    page = windows(town).open("#/image/docker.io/library/alpine:3.20")
+    window = windows(town)
+    page = window.open("#/image/docker.io/library/alpine:3.20")
     page.get_by_role("button", name="Prefetch").click()
     page.get_by_label("linux/arm64").check()
     confirm(page, "Prefetch")
     expect(page.get_by_text("It is being fetched")).to_be_visible()
-    page.wait_for_timeout(100)
-    for _ in range(100):
-        if town.blob_file(ARM.blobs[1].digest).exists():
-            return
-        page.wait_for_timeout(100)
-    pytest.fail("it was not fetched")
+    page.get_by_role("link", name="Overview").click()
+    row = page.get_by_role("region", name="Prefetches").locator("tbody tr")
+    expect(row).to_contain_text("done")
+    expect(row).to_contain_text("1 of 1")
+    window.shoot("prefetch")
+    assert window.barriers() == []
+    assert town.blob_file(ARM.blobs[1].digest).exists()
 
 
 def pins(mirror: Mirror) -> dict[str, list[str]]:

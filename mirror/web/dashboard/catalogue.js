@@ -3,7 +3,7 @@
 import {get} from './api.js';
 import {empty, failure, h, panel, put, say, skeleton, table} from './dom.js';
 import {ago, bytes, count, counted, nameOf, short} from './format.js';
-import {badge} from './overview.js';
+import {badge} from './badge.js';
 
 const SHOWN = 200;
 

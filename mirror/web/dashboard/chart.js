@@ -40,7 +40,7 @@ export class Chart {
     this.last = [series, from, to];
     const width = this.svg.clientWidth;
     if (!width) return;
-    const most = Math.max(1, ...series.flat().map(([, value]) => value));
+    const most = Math.max(3072, ...series.flat().map(([, value]) => value));
     const by = step(most);
     const top = Math.ceil(most / by) * by;
     const x = (at) => LEFT + ((at - from) / (to - from)) * (width - LEFT - 4);

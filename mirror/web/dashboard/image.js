@@ -3,7 +3,7 @@
 import {get, send} from './api.js';
 import {confirmed, copyButton, empty, failure, h, panel, put, skeleton, table, toast} from './dom.js';
 import {ago, bytes, counted, day, nameOf, percent, short, span, split} from './format.js';
-import {badge} from './overview.js';
+import {badge} from './badge.js';
 import {explained} from './requests.js';
 
 const INDEX = /image\.index|manifest\.list/;

@@ -1,8 +1,10 @@
 // How the mirror does at this moment.
 
+import {badge} from './badge.js';
 import {Chart, rates} from './chart.js';
 import {empty, h, keyed, panel, put, say, skeleton, table} from './dom.js';
 import {before, bytes, count, counted, percent, rate, short, span} from './format.js';
+import {prefetches} from './prefetches.js';
 
 const LIVE_SECONDS = 120;
 const STATES = {
@@ -21,8 +23,6 @@ function stat(title, help) {
   return {value, note,
     element: h('div', {class: 'stat', title: help}, h('h2', {class: 'stat-title'}, title), value, note)};
 }
-
-export const badge = (text, kind, title) => h('span', {class: `badge ${kind}`, title}, text);
 
 function meter(label) {
   const fill = h('i');
@@ -51,13 +51,13 @@ export function overview(main, app) {
       draw();
     }}, text));
   const parts = {
-    fills: fills(), upstreams: upstreams(), rates: pullRates(), cache: cacheUse(),
+    fills: fills(), prefetches: prefetches(app), upstreams: upstreams(), rates: pullRates(), cache: cacheUse(),
   };
   const notReady = h('div', {class: 'banner bad', role: 'alert', hidden: true});
   put(main, h('h1', null, 'Overview'), notReady,
     h('div', {class: 'stats'}, Object.values(stats).map((each) => each.element)),
     panel('Throughput', h('div', {class: 'switch', role: 'group', 'aria-label': 'Time shown'}, buttons), chart.element),
-    parts.fills.element,
+    parts.fills.element, parts.prefetches.element,
     h('div', {class: 'columns'}, parts.cache.element, parts.rates.element),
     parts.upstreams.element);
 

@@ -3,7 +3,7 @@
 import {get} from './api.js';
 import {empty, failure, h, keyed, panel, prose, put, say, shown, skeleton, table} from './dom.js';
 import {bytes, clock, count, counted, day, nameOf, percent, short, span} from './format.js';
-import {badge} from './overview.js';
+import {badge} from './badge.js';
 
 const KEPT = 500;
 const SHOWN = 100;
