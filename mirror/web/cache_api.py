@@ -1,7 +1,7 @@
 """The cache over HTTP, for the command line and for scripts: ``/api/v1/cache…``."""
 
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 import msgspec
@@ -206,11 +206,12 @@ class CacheApi:
 
     async def _verify(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
-        async with aclosing(self._cache.verify(repair="repair" in asked.flags)) as events:
-            async for event in events:
-                if not response.prepared:  # not before: that one runs already is an error
-                    await response.prepare(request)
-                await response.write(msgspec.json.encode(event) + b"\n")
+        with suppress(ConnectionError):  # the client has gone: that ends it
+            async with aclosing(self._cache.verify(repair="repair" in asked.flags)) as events:
+                async for event in events:
+                    if not response.prepared:  # not before: that one runs already is an error
+                        await response.prepare(request)
+                    await response.write(msgspec.json.encode(event) + b"\n")
         return response
 
     async def _pins(self, _request: web.Request, _asked: Asked) -> web.StreamResponse:

@@ -1,6 +1,6 @@
 """Prefetches over HTTP: begin one, watch it, stop it."""
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 import msgspec
@@ -86,11 +86,12 @@ class PrefetchApi:
 
     async def _events(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": SSE, "Cache-Control": "no-store"})
-        async with aclosing(self._prefetcher.watch(asked.texts["id"][-1])) as events:
-            async for event in events:
-                if not response.prepared:  # not before: there may be no such prefetch
-                    await response.prepare(request)
-                await response.write(b"data: " + msgspec.json.encode(event) + b"\n\n")
+        with suppress(ConnectionError):  # whoever looked on may leave
+            async with aclosing(self._prefetcher.watch(asked.texts["id"][-1])) as events:
+                async for event in events:
+                    if not response.prepared:  # not before: there may be no such prefetch
+                        await response.prepare(request)
+                    await response.write(b"data: " + msgspec.json.encode(event) + b"\n\n")
         return response
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror.service import prefetching
 from mirror.service.cache_admin import RefusedError
 from mirror.service.prefetch_job import ImageState, JobFacts, JobState, Progress
 from mirror.service.prefetching import PrefetchWish
@@ -250,3 +251,24 @@ async def test_a_prefetch_is_asked_for_over_http(mirror: Mirror) -> None:
         assert json.loads(await answer.read())["state"] == "done"
     async with mirror.session.get(f"{url}/events?id=nope") as answer:
         assert answer.status == 404
+
+
+async def test_who_looks_on_may_leave(
+    tmp_path: Path,
+    upstream: FakeRegistry,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prefetching, "_TICK_SECONDS", 0.001)
+    upstream.push("team/app", AMD64, ["v1"])
+    gate = upstream.hold_body(reference=AMD64.layers[0].digest)
+    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
+        job = mirror.up.prefetcher.start(PrefetchWish(("team/app:v1",)))
+        url = f"{mirror.admin_url}/api/v1/prefetch/events?id={job.id}"
+        async with mirror.session.get(url) as answer:
+            await answer.content.readuntil(b"\n\n")
+            answer.close()
+        await gate.arrivals()
+        gate.release()
+        assert (await mirror.up.prefetcher.ended(job.id)).state is JobState.DONE
+    assert "Error handling request" not in caplog.text
