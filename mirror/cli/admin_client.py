@@ -11,6 +11,7 @@ import msgspec
 
 from mirror.app import stopped_cache
 from mirror.cli.admin_connection import admin_connection, admin_url
+from mirror.runtime.unreadable import UNREADABLE
 from mirror.service.cache_admin import CacheAdmin, PinFacts
 from mirror.settings import Settings
 from mirror.store.checking import Event
@@ -216,7 +217,7 @@ class AdminClient:
             if answer.status != http.client.OK:
                 raise ProblemError(_problem(answer))
             yield answer
-        except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
+        except (OSError, http.client.HTTPException, *UNREADABLE) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ProblemError(self.unreachable(reason)) from None
         finally:
@@ -282,6 +283,6 @@ class _Running(AdminClient):
 def _problem(answer: http.client.HTTPResponse) -> Problem:
     try:
         return msgspec.json.decode(answer.read(), type=ProblemBody).error
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         message = f"the admin API answers {answer.status} {answer.reason}"
         return Problem("http", message, "is this the admin address of a Mirror of this version?")

@@ -4,7 +4,6 @@ What they say is signed with a key of the process and not encrypted: who, for wh
 """
 
 import base64
-import binascii
 import hmac
 from collections.abc import Collection
 from typing import Final
@@ -15,6 +14,7 @@ from mirror.domain.access import Identity
 from mirror.domain.names import Repository
 from mirror.runtime.clock import Clock
 from mirror.runtime.fingerprints import Fingerprints
+from mirror.runtime.unreadable import UNREADABLE
 
 _PREFIX: Final = "mirror."
 
@@ -71,7 +71,7 @@ class Passes:
         try:
             padded = body + "=" * (-len(body) % 4)
             says = msgspec.json.decode(base64.urlsafe_b64decode(padded), type=Pass)
-        except (msgspec.MsgspecError, binascii.Error):
+        except UNREADABLE:
             return None
         return says if self._clock.wall() < says.expires_at else None
 

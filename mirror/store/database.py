@@ -15,6 +15,7 @@ import diskcache
 import msgspec
 
 from mirror.observe.logs import get_logger
+from mirror.runtime.unreadable import UNREADABLE
 from mirror.store.disk import NoPickleDisk, PickleForbiddenError
 from mirror.store.rows import (
     Commit,
@@ -200,7 +201,7 @@ class Database:
         try:
             data = self._cache.get(key)
             return None if data is None else msgspec.msgpack.decode(data, type=kind)
-        except (PickleForbiddenError, msgspec.MsgspecError):
+        except (PickleForbiddenError, *UNREADABLE):
             return None
 
 

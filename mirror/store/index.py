@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from mirror.runtime.unreadable import UNREADABLE
 from mirror.store.database import ROWS_PER_TRANSACTION, Database, IndexBrokenError, Row, batches
 from mirror.store.order import Head, Order, count_key, object_key
 from mirror.store.rows import Commit, CountRow, LinkRow, ObjectRow, Removal, Totals
@@ -230,7 +231,7 @@ class Index(Database):
             return None
         try:
             return entry[0], msgspec.msgpack.decode(entry[1], type=kind)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return entry[0], None
 
     def _reload(self) -> None:

@@ -15,6 +15,7 @@ from mirror.domain.errors import MirrorError
 from mirror.domain.manifests import LinkKind, Manifest, is_index, read_manifest
 from mirror.domain.names import Digest, Reference, Repository, Tag
 from mirror.runtime.steps import in_steps
+from mirror.runtime.unreadable import UNREADABLE
 from mirror.store.facts import tag_key
 from mirror.store.index import object_key
 from mirror.store.refs import ManifestRef
@@ -317,7 +318,7 @@ def platform_of(config: bytes) -> str | None:
     """Return what the config of an image says that it runs on; ``None``: nothing readable."""
     try:
         found = msgspec.json.decode(config, type=_Config)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return None
     parts = [found.os, found.architecture, found.variant]
     return "/".join(part[:64] for part in parts if part) or None

@@ -21,6 +21,7 @@ from typing import BinaryIO, Final
 import msgspec
 
 from mirror.domain.names import Digest
+from mirror.runtime.unreadable import UNREADABLE
 from mirror.store.layout import make_directory, sync_directory
 from mirror.store.locks import open_shared
 
@@ -346,7 +347,7 @@ def read_sidecar(path: Path) -> Sidecar | None:
     """Return the sidecar of a partial, if there is one that can be read."""
     try:
         return msgspec.json.decode(sidecar_path(path).read_bytes(), type=Sidecar)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return None
 
 

@@ -13,8 +13,12 @@ from mirror.domain.errors import MirrorError
 from mirror.domain.manifests import LinkKind, Manifest, read_manifest
 from mirror.domain.names import Digest, Reference, Repository, Tag, parse_reference
 from mirror.domain.walking import Walk
+from mirror.observe.logs import get_logger
+from mirror.runtime.unreadable import UNREADABLE
 from mirror.store.layout import Layout
 from mirror.store.refs import Refs
+
+_log = get_logger("store")
 
 
 class Pin(msgspec.Struct, frozen=True):
@@ -149,4 +153,10 @@ def _read(path: Path) -> tuple[Pin, ...]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=tuple[Pin, ...])
     except FileNotFoundError:
+        return ()
+    except UNREADABLE:
+        # Not to start would be worse than to have no pins; whoever set them may still read it.
+        aside = path.with_suffix(".unreadable")
+        path.replace(aside)
+        _log.exception("the pins cannot be read: set them anew", set_aside=str(aside))
         return ()

@@ -11,6 +11,7 @@ import msgspec
 
 from mirror.domain.media import bare_type
 from mirror.domain.names import Digest, Repository, Tag, fallback_tag
+from mirror.runtime.unreadable import UNREADABLE
 from mirror.store.facts import document_key
 from mirror.store.index import object_key
 from mirror.store.rows import DocumentRow, ObjectRow
@@ -73,7 +74,7 @@ class Referring:
         try:
             content = self._store.parts.layout.blob(Digest.parse(digest)).read_bytes()
             return msgspec.json.decode(content, type=_List).manifests or []
-        except (OSError, msgspec.MsgspecError, RecursionError):
+        except (OSError, *UNREADABLE):
             return []
 
     def _tagged(self, repository: Repository, subject: Digest) -> Iterator[Referrer]:

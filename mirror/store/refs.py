@@ -13,6 +13,7 @@ import msgspec
 
 from mirror.domain.errors import MirrorError
 from mirror.domain.names import Digest, Repository, Tag
+from mirror.runtime.unreadable import UNREADABLE
 from mirror.store.layout import Layout
 
 F = TypeVar("F", "TagRef", "ManifestRef", "BlobRef")
@@ -165,5 +166,5 @@ def read_ref(path: Path, kind: type[F]) -> F | None:
     """Return what a file says; ``None`` where there is none that can be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return None

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from mirror.domain.errors import MirrorError
 from mirror.observe.logs import get_logger
+from mirror.runtime.unreadable import UNREADABLE
 from mirror.service.cache_admin import RefusalCode, RefusedError
 from mirror.web.admin_access import Access
 from mirror.web.errors import status_of
@@ -117,7 +118,5 @@ async def _body(route: Route, request: web.Request) -> Any:  # noqa: ANN401 -- r
         return None
     try:
         return msgspec.json.decode(await request.read(), type=route.body)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise WrongInputError(f"the body is not what it should be: {error}") from None
-    except RecursionError:
-        raise WrongInputError("the body is nested too deeply") from None

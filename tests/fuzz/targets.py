@@ -44,6 +44,8 @@ from mirror.service.identity_tokens import KeyRing, OidcTokens
 from mirror.service.identity_tokens import _usable as _oidc_usable
 from mirror.service.lists import _check_index, _read_tags, _tags
 from mirror.store.inventory import platform_of
+from mirror.store.partial import read_sidecar, sidecar_path
+from mirror.store.refs import BlobRef, ManifestRef, TagRef, read_ref
 from mirror.upstream.reading import Document
 from mirror.upstream.tokens import read_token
 
@@ -158,6 +160,17 @@ def lists(data: bytes) -> None:
     with suppress(UpstreamTroubleError):
         assert json.loads(filtered(data, "application/x"))["manifests"] is not None
     platform_of(data)
+
+
+def stored(data: bytes) -> None:
+    """Files of the cache directory, after a disk has done its worst."""
+    path = _directory() / "stored"
+    path.write_bytes(data)
+    sidecar_path(path).write_bytes(data)
+    read_ref(path, TagRef)
+    read_ref(path, ManifestRef)
+    read_ref(path, BlobRef)
+    read_sidecar(path)
 
 
 def link(data: bytes) -> None:
@@ -335,6 +348,16 @@ TARGETS: Final[dict[str, Target]] = {
         ],
         ['"tags"', '"name"', '"manifests"', '"artifactType"', "\\ud800", "null", '"os"'],
         max_bytes=8 * 1024,
+    ),
+    "stored": Target(
+        stored,
+        [
+            _json({"digest": _DIGEST, "seen_at": 1.5, "history": [{"digest": _DIGEST}]}),
+            _json({"media_type": _OCI, "scope": "docker.io", "size_bytes": 5}),
+            _json({"total_bytes": 10, "upstream": "docker.io", "repositories": ["team/app"]}),
+            b"\0" * 64,
+        ],
+        ['"digest"', '"history"', '"media_type"', '"scope"', '"total_bytes"', _DIGEST, "\0"],
     ),
     "link": Target(
         link,
