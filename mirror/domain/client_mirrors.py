@@ -46,7 +46,11 @@ def _daemon(document: Any) -> Iterator[str]:  # noqa: ANN401 -- as above
 
 def _registries(document: Any) -> Iterator[str]:  # noqa: ANN401 -- as above
     for registry in document.get("registry", []):
-        for mirror in registry.get("mirror", []):
+        mirrors = registry.get("mirror", [])
+        if registry.get("location", registry.get("prefix")) != registry.get("prefix"):
+            # Another address takes the place of the registry: so it is in an air gap.
+            mirrors = [*mirrors, registry]
+        for mirror in mirrors:
             scheme = "http" if mirror.get("insecure") else "https"
             yield f"{scheme}://{mirror['location']}"
 

@@ -2,16 +2,20 @@
 
 import json
 import tomllib
+from collections.abc import Callable
+from pathlib import PurePath
 
 import pytest
 import yaml
 
 from mirror.clients.buildkit import plan_buildkit
+from mirror.clients.containerd import plan_nerdctl
 from mirror.clients.containers import plan_crio, plan_podman
 from mirror.clients.docker import plan_docker
-from mirror.clients.plan import CannotMergeError
+from mirror.clients.plan import CannotMergeError, Files, Plan, Wish
 from mirror.clients.rancher import plan_k3s, plan_rke2
 from mirror.clients.talos import plan_talos
+from mirror.domain.client_mirrors import mirrors_in
 from tests.unit.clients.machines import MIRROR, Machine, wish
 
 DAEMON = "/etc/docker/daemon.json"
@@ -176,3 +180,13 @@ def test_talos_gets_a_patch() -> None:
     assert yaml.safe_load(text) == {"machine": {"registries": {"mirrors": mirrors}}}
     assert "&" not in text
     assert len(plan.notes) == 1
+
+
+@pytest.mark.parametrize("fallback", [True, False])
+@pytest.mark.parametrize("planner", [plan_docker, plan_podman, plan_k3s, plan_rke2, plan_nerdctl])
+def test_the_doctor_sees_what_is_written(
+    planner: Callable[[Wish, Files], Plan], *, fallback: bool
+) -> None:
+    ((path, text), *_) = planner(wish("docker.io", fallback=fallback), Machine({})).files.items()
+    (told,) = mirrors_in(PurePath(path), text)
+    assert told.removesuffix("/docker.io") == MIRROR
