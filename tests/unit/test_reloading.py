@@ -93,6 +93,30 @@ async def test_policies_upstreams_and_names_follow(
     assert await applied(mirror) == 1
 
 
+async def test_who_may_pull_follows(mirror: Mirror, file: File, upstream: FakeRegistry) -> None:
+    upstream.push(REPOSITORY, ONE, ["v1"])
+    node = {"Authorization": "Bearer 0123456789abcdef"}
+    tokens = file.path.with_name("tokens")
+    tokens.write_text("node:0123456789abcdef")
+    assert (await mirror.get(manifest_path("v1"))).status == 200
+    auth: dict[str, Any] = {"tokens": {"file": str(tokens)}}
+    file.write(server={"auth": auth})
+    await mirror.up.reloading.reload()
+    assert (await mirror.get(manifest_path("v1"))).status == 401
+    assert (await mirror.get(manifest_path("v1"), node)).status == 200
+    file.write(server={"auth": {**auth, "rules": [{"who": "user:other", "pull": ["**"]}]}})
+    await mirror.up.reloading.reload()
+    assert (await mirror.get(manifest_path("v1"), node)).status == 403
+    file.write(hub={"policy": {"access": "verify"}})
+    await mirror.up.reloading.reload()
+    assert (await mirror.get(manifest_path("v1"))).status == 200, "it is public"
+    assert upstream.requests[-1].method == "HEAD"
+    file.write()
+    await mirror.up.reloading.reload()
+    assert (await mirror.get(manifest_path("v1"))).status == 200
+    assert await applied(mirror) == 4
+
+
 async def test_what_is_under_way_goes_on(
     mirror: Mirror, file: File, upstream: FakeRegistry
 ) -> None:
