@@ -304,22 +304,22 @@ def rm(
     is not here, is pinned or is in use.
     """
     with opened(config) as cache:
-        meant = _meant(cache, references)
+        names = meant(cache, references)
         if any(map(_is_glob, references)) and not dry_run and not yes:
-            _ask(len(meant))
-        removed = cache.remove(meant, dry_run=dry_run)
+            _ask(len(names))
+        removed = cache.remove(names, dry_run=dry_run)
     if output is Output.JSON:
         write_json(removed)
     elif removed.images:
         from mirror.cli.cache_report import removed_text  # noqa: PLC0415 -- slow
 
         write(removed_text(removed))
-    for names, why in (
+    for left, why in (
         (removed.missing, "is not here (`mirror cache ls` lists what is)"),
         (removed.pinned, "is pinned (`mirror cache unpin` lets it go)"),
         (removed.busy, "is being read; it goes when room is needed"),
     ):
-        complain(*(f"{name} {why}" for name in names))
+        complain(*(f"{name} {why}" for name in left))
     if removed.missing or removed.pinned or removed.busy:
         raise typer.Exit(FAILED)
 
@@ -330,7 +330,8 @@ def _is_glob(reference: str) -> bool:
     return is_pattern(reference)
 
 
-def _meant(cache: "Cache", references: list[str]) -> list[str]:
+def meant(cache: "Cache", references: list[str]) -> list[str]:
+    """Return the images that are meant, by name or by globs over what is here."""
     names: list[str] = []
     for reference in references:
         if not _is_glob(reference):

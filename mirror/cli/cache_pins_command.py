@@ -1,12 +1,13 @@
 """``mirror cache pin``, ``unpin`` and ``pins``: keep images."""
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mirror.cli.cache_command import References, opened
+from mirror.cli.cache_command import References, meant, opened
 from mirror.cli.options import (
+    FAILED,
     ConfigOption,
     JsonOption,
     Output,
@@ -16,6 +17,9 @@ from mirror.cli.options import (
     write_json,
 )
 from mirror.cli.tables import human_age, table
+
+if TYPE_CHECKING:
+    from mirror.cli.admin_client import Cache
 
 
 def pin(
@@ -31,11 +35,11 @@ def pin(
 ) -> None:
     """Never evict these images, also those parts that come in later.
 
-    With a tag and a digest (alpine:3.20@sha256:…) the tag is held: it means this digest here
-    whatever upstream says, until it is unpinned.
+    A glob means the images that are here now. With a tag and a digest (alpine:3.20@sha256:…) the
+    tag is held: it means this digest here whatever upstream says, until it is unpinned.
     """
     with opened(config) as cache:
-        pinned = [cache.pin(each, platforms or []) for each in references]
+        pinned = [cache.pin(each, platforms or []) for each in meant(cache, references)]
     if output is Output.JSON:
         write_json({"pins": pinned})
         return
@@ -52,14 +56,33 @@ def unpin(
     output: OutputOption = Output.TEXT,
     json_output: JsonOption = False,  # noqa: ARG001 -- decides output
 ) -> None:
-    """Let these images go when their time comes."""
+    """Let these images go when their time comes; a glob means whole names of pins."""
     with opened(config) as cache:
-        names = [cache.unpin(each) for each in references]
+        names = [cache.unpin(each) for each in _pinned(cache, references)]
     if output is Output.JSON:
         write_json({"images": names})
         return
     for name in names:
         write(f"{name} is not pinned any more")
+
+
+def _pinned(cache: "Cache", references: list[str]) -> list[str]:
+    """Return the pins that are meant; those of the configuration only by name."""
+    from mirror.domain.freshness import matches  # noqa: PLC0415 -- slow
+    from mirror.domain.images import is_pattern  # noqa: PLC0415 -- slow
+
+    names: list[str] = []
+    for reference in references:
+        if not is_pattern(reference):
+            names.append(reference)
+            continue
+        known = [each.image for each in cache.pins() if not each.declared]
+        found = [name for name in known if matches(reference, name)]
+        if not found:
+            complain(f"no pin matches {reference} (`mirror cache pins` lists them)")
+            raise typer.Exit(FAILED)
+        names += found
+    return list(dict.fromkeys(names))
 
 
 def pins(
