@@ -10,7 +10,7 @@ from functools import partial
 from statistics import median
 from typing import Final
 
-from tests.bench import client, growth, pulls
+from tests.bench import client, growth, pulls, workers
 from tests.bench.report import Outcome, Sample
 from tests.bench.requests import CONNECTIONS, requests, tool
 from tests.bench.servers import Server
@@ -248,4 +248,5 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "slow-readers": slow_readers,
     "pulls": pulls.pulls,
     "growth": growth.growth,
+    "workers": workers.workers,
 }
