@@ -16,6 +16,7 @@ from mirror.service.served import Served
 from mirror.settings import Server
 from mirror.workers import team as team_module
 from mirror.workers.spawning import Spawned
+from tests.fakes.clients import RawClient, compose
 from tests.fakes.clients import get as raw_get
 from tests.fakes.content import image
 from tests.fakes.registry import FakeRegistry
@@ -88,6 +89,23 @@ async def test_a_worker_that_ends_is_replaced(mirror: Mirror, log_lines: io.Stri
     await mirror.becomes("mirror_workers", 2)
     assert "a worker ended" in log_lines.getvalue()
     assert (await mirror.get(manifest_path("v1"))).body == IMAGE.content
+
+
+async def test_the_connections_of_workers_are_counted_while_they_are_there(
+    mirror: Mirror,
+) -> None:
+    assert mirror.up.team is not None
+    clients = [await RawClient.connect(mirror.host, mirror.port) for _ in range(6)]
+    for client in clients:
+        await client.send(compose("/v2/"))
+        assert (await client.answer()).status == 200
+    await mirror.becomes("mirror_connections", 6, listener="registry")
+    for seat in mirror.up.team._seats:
+        assert seat.spawned is not None
+        seat.spawned.kill()
+    await mirror.becomes("mirror_connections", 0, listener="registry")
+    for client in clients:
+        client.close()
 
 
 async def test_without_any_worker_the_main_process_serves(
