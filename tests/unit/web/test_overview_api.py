@@ -15,6 +15,7 @@ from mirror.service import feed as feed_module
 from mirror.service.cache_admin import RefusedError
 from mirror.service.feed import Feed
 from mirror.settings import Policy
+from mirror.web import overview_api
 from tests.fakes import faults
 from tests.fakes.clock import FakeClock
 from tests.fakes.content import artifact, blob, image
@@ -46,6 +47,10 @@ async def until(condition: Callable[[], bool]) -> None:
             if condition():
                 return
             await asyncio.sleep(0.001)
+
+
+def feed_tasks() -> list[str]:
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name() == "feed"]
 
 
 @pytest.fixture
@@ -175,19 +180,16 @@ async def test_events_tell_of_requests_since_the_last(
 
 
 async def test_a_listener_that_leaves_leaves_nothing(quick: None, mirror: Mirror) -> None:
-    def feeds() -> list[str]:
-        return [task.get_name() for task in asyncio.all_tasks() if task.get_name() == "feed"]
-
-    assert feeds() == []
+    assert feed_tasks() == []
     url = f"{mirror.admin_url}/api/v1/events"
     async with aiohttp.ClientSession() as session:
         first, second = await session.get(url), await session.get(url)
         await first.content.readuntil(b"\n\n")
         await second.content.readuntil(b"\n\n")
-        assert feeds() == ["feed"]
+        assert feed_tasks() == ["feed"]
         first.close()
         second.close()
-    await until(lambda: not feeds())
+    await until(lambda: not feed_tasks())
 
 
 async def test_the_end_of_the_mirror_ends_the_streams(
@@ -198,6 +200,31 @@ async def test_the_end_of_the_mirror_ends_the_streams(
             response = await session.get(f"{mirror.admin_url}/api/v1/events")
             await response.content.readuntil(b"\n\n")
         parsed((await response.read()).decode())  # raises if it was cut short
+
+
+async def test_a_listener_that_takes_nothing_is_dropped(
+    quick: None, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview_api, "_STALL_SECONDS", 0.05)
+    monkeypatch.setattr(overview_api, "_events_of", lambda *_: b":" * MIB + b"\n\n")
+    feeding = feed_tasks()
+    _, writer = await asyncio.open_connection(mirror.host, mirror.up.admin_listen.port)
+    writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    await until(lambda: len(feed_tasks()) > len(feeding))
+    await until(lambda: feed_tasks() == feeding)
+    writer.close()
+
+
+async def test_one_listener_too_many_is_told_what_to_do(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "LISTENERS_MAX", 1)
+    url = f"{mirror.admin_url}/api/v1/events"
+    async with mirror.session.get(url) as response:
+        await response.content.readuntil(b"\n\n")
+        content = await ask(mirror, "/events", 503)
+    assert content["error"]["code"] == "full"
+    assert "/api/v1/overview" in content["error"]["hint"]
 
 
 @pytest.mark.parametrize("count", ["0", "x", "10001", "-1"])
