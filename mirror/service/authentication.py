@@ -82,7 +82,7 @@ class Passwords:
         passwords = (await self._file.value()).passwords
         user, secret = credential.username, credential.password
         key = (id(self), self._file.generation, self._fingerprints.of(user, secret))
-        is_right = await self._known.get(key)
+        is_right = self._known.peek(key)
         if is_right is None:
             is_right = await self._check(secret, passwords, user)
             ttl_seconds = _REMEMBERED_SECONDS if is_right else _REFUSED_SECONDS

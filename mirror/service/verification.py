@@ -130,7 +130,7 @@ class Verification:
     # --- what a stranger finds ---------------------------------------------------------------
 
     async def _recently_seen(self, repository: Repository) -> Openness | None:
-        seen = await self._seen.get(repository)
+        seen = self._seen.peek(repository)
         limit_seconds = self._policies.of(repository).verify_ttl_seconds
         return seen.openness if seen and self._is_young(seen.at, limit_seconds) else None
 
@@ -158,7 +158,7 @@ class Verification:
         self, wanted: Wanted, shown: Basic, seen: Openness | None
     ) -> Caller | None:
         mark = self._fingerprints.of(shown.username, shown.password)
-        known = await self._known.get((mark, wanted.repository))
+        known = self._known.peek((mark, wanted.repository))
         if known is None or not self._counts(known, wanted.repository):
             if seen is None and await self._openness(wanted) is Openness.PUBLIC:
                 return None
@@ -177,7 +177,7 @@ class Verification:
         That something is not found is no proof: registries say so to hide things, too.
         """
         key = mark, wanted
-        absent = await self._absent.get(key)
+        absent = self._absent.peek(key)
         if absent is not None:
             raise absent.with_traceback(None)
 
@@ -247,10 +247,10 @@ class Verification:
             raise error
         if shown is not None:
             mark = self._fingerprints.of(shown.username, shown.password)
-            known = await self._known.get((mark, repository))
+            known = self._known.peek((mark, repository))
             if known is not None:
                 return _as_caller(repository, shown, known)
-        seen = await self._seen.get(repository)
+        seen = self._seen.peek(repository)
         if seen is None or seen.openness is not Openness.PRIVATE:
             return None
         if shown is None:

@@ -36,13 +36,18 @@ class WatchedFile(Generic[T]):
 
     async def value(self) -> T:
         """Return what the file says now."""
-        async with self._looking:  # nobody is told what stands there before it is read
-            now = self._clock.monotonic()
-            looked_at = self._looked_at
-            if looked_at is None or not 0 <= now - looked_at < LOOK_EVERY_SECONDS:
-                self._looked_at = now
-                await self._look()
+        if self._is_due():
+            async with self._looking:  # nobody is told what stands there before it is read
+                if self._is_due():
+                    now = self._clock.monotonic()
+                    await self._look()
+                    self._looked_at = now
         return self._value
+
+    def _is_due(self) -> bool:
+        if self._looked_at is None:
+            return True
+        return not 0 <= self._clock.monotonic() - self._looked_at < LOOK_EVERY_SECONDS
 
     async def _look(self) -> None:
         try:
