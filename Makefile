@@ -71,6 +71,11 @@ reliability: crash ## Run the faults and the kills, and write docs/reliability.m
 	$(BIN)/python -m tests.tools.reliability_reference > build/reliability.md
 	@mv build/reliability.md docs/reliability.md
 
+cluster: $(VENV)/.e2e ## Apply overlays and chart to a real kube-apiserver (root, Debian, Go; builds it)
+	tests/e2e/install
+	tests/cluster/install
+	$(BIN)/pytest tests/cluster
+
 scan: $(VENV)/.e2e build/checkov/bin/checkov ## Scan the image's file and all manifests with checkov: is every finding explained?
 	$(BIN)/python -m tests.tools.scan build/checkov/bin/checkov
 
@@ -94,7 +99,7 @@ clean: ## Remove the virtual environment and everything that was built
 	  .hypothesis .import_linter_cache
 	find mirror tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: scan help run test workers lint format e2e conformance bench crash soak fuzz reliability build release clean
+.PHONY: cluster scan help run test workers lint format e2e conformance bench crash soak fuzz reliability build release clean
 
 # In an environment of its own: it brings a hundred packages along.
 build/checkov/bin/checkov: $(BIN)/python
