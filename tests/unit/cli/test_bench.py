@@ -1,45 +1,23 @@
 """``mirror bench``: a pull, measured through the mirror and beside it."""
 
-import asyncio
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import mirror as package
 from mirror.cli.bench_command import measures_text
 from mirror.cli.measuring import Measure, _result
 from tests.fakes.content import image, index
 from tests.fakes.registry import FakeRegistry
 from tests.harness import MIB, mirror_of
+from tests.unit.cli.threads import in_thread
 
 ONE, TWO = image(1), image(2, architecture="arm64")
 BOTH = index([ONE, TWO])
 
 
-async def bench(directory: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "mirror", "bench", *arguments),
-        cwd=directory,
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(Path(package.__file__).parents[1]),
-            "HOME": str(directory),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    async with asyncio.timeout(60):
-        written, complained = await process.communicate()
-    assert process.returncode == code, written.decode() + complained.decode()
-    return written.decode(), complained.decode()
-
-
 async def test_a_pull_is_measured_through_the_mirror_and_beside_it(
-    tmp_path: Path, upstream: FakeRegistry
+    tmp_path: Path, upstream: FakeRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     upstream.push("library/alpine", BOTH, ["v1"])
     async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
@@ -48,10 +26,9 @@ async def test_a_pull_is_measured_through_the_mirror_and_beside_it(
             f"server: {{listen: '127.0.0.1:{mirror.port}'}}\n"
             f"upstreams: {{docker.io: {{endpoints: ['{upstream.url}']}}}}\n"
         )
-        told, _ = await bench(
-            tmp_path, "-c", str(file), "alpine:v1", "--direct", "--runs", "2", "-o", "json"
-        )
-    result = json.loads(told)
+        arguments = ["-c", str(file), "alpine:v1", "--direct", "--runs", "2", "-o", "json"]
+        assert await in_thread("bench", *arguments) == 0
+    result = json.loads(capsys.readouterr().out)
     first, second = result["runs"]
     wanted = [BOTH.digest, ONE.digest, *(each.digest for each in ONE.blobs)]
     for measures in (first, second, result["direct"]):

@@ -1,22 +1,19 @@
 """``mirror prefetch``: what it takes images from, and what it says of them."""
 
-import asyncio
 import io
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import mirror as package
 from mirror.cli import image_sources, run
 from mirror.cli.prefetch_report import Speed, image_text, job_text, summary_text
 from mirror.service.prefetch_job import ImageProgress, ImageState, JobFacts, JobState
 from tests.fakes.content import image, index
 from tests.fakes.registry import FakeRegistry
 from tests.harness import MIB, mirror_of
+from tests.unit.cli.threads import in_thread
 
 ONE, TWO = image(1), image(2, architecture="arm64")
 JOB = JobFacts(
@@ -38,51 +35,32 @@ JOB = JobFacts(
 )
 
 
-async def command(
-    directory: Path, *arguments: str, code: int = 0, given: str = ""
-) -> tuple[str, str]:
-    """Run ``mirror prefetch`` in a process of its own."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "mirror", "prefetch", *arguments),
-        cwd=directory,
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(Path(package.__file__).parents[1]),
-            "HOME": str(directory),
-        },
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    async with asyncio.timeout(60):
-        written, complained = await process.communicate(given.encode())
-    assert process.returncode == code, written.decode() + complained.decode()
-    return written.decode(), complained.decode()
-
-
 async def test_images_of_a_list_come_into_a_running_mirror(
-    tmp_path: Path, upstream: FakeRegistry
+    tmp_path: Path,
+    upstream: FakeRegistry,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     upstream.push("library/alpine", index([ONE, TWO]), ["v1"])
     upstream.push("team/app", TWO, ["v1"])
     async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
         file = tmp_path / "mirror.yaml"
         file.write_text(f"server: {{admin_listen: '127.0.0.1:{mirror.up.admin_listen.port}'}}\n")
-        arguments = ("-c", str(file), "--platform", "linux/arm64", "alpine:v1", "-f", "-")
-        said, _ = await command(tmp_path, *arguments, given="team/app:v1 # ours\n")
-        lines = said.splitlines()
+        wanted = ("prefetch", "-c", str(file), "--platform", "linux/arm64", "alpine:v1", "-f", "-")
+        monkeypatch.setattr(sys, "stdin", io.StringIO("team/app:v1 # ours\n"))
+        assert await in_thread(*wanted) == 0
+        lines = capsys.readouterr().out.splitlines()
         assert "docker.io/library/alpine:v1  fetched 2.8 KiB of 2.8 KiB" in lines
         assert lines[-1].startswith("2 of 2 images here: 2.8 KiB fetched, ")
-        told, _ = await command(
-            tmp_path, *arguments, "no:v1", "-o", "json", given="team/app:v1", code=1
-        )
-        result = json.loads(told)
-        assert (result["job"]["done"], result["job"]["failed"]) == (2, 1)
-        assert {each["image"]: each["state"] for each in result["images"]} == {
-            "docker.io/library/alpine:v1": "done",
-            "docker.io/team/app:v1": "done",
-            "docker.io/library/no:v1": "failed",
-        }
+        monkeypatch.setattr(sys, "stdin", io.StringIO("team/app:v1\n"))
+        assert await in_thread(*wanted, "no:v1", "-o", "json") == 1
+        result = json.loads(capsys.readouterr().out)
+    assert (result["job"]["done"], result["job"]["failed"]) == (2, 1)
+    assert {each["image"]: each["state"] for each in result["images"]} == {
+        "docker.io/library/alpine:v1": "done",
+        "docker.io/team/app:v1": "done",
+        "docker.io/library/no:v1": "failed",
+    }
 
 
 def test_without_a_mirror_it_says_what_to_do(
