@@ -115,9 +115,9 @@ class _Arrival(asyncio.Protocol):
                 ssl_handshake_timeout=self._gate.limits.head_seconds,
                 ssl_shutdown_timeout=_CLOSE_NOTIFY_SECONDS,
             )
-        except OSError:  # TLS errors and timeouts are some
+        except OSError as error:  # TLS errors and timeouts are some
             secure = None
-            self._gate.drops("handshake")
+            self._gate.drops("handshake", getattr(error, "reason", None) or type(error).__name__)
         except BaseException:
             self._gate.left(self._client)
             raise
@@ -162,6 +162,7 @@ class Gate:
         self._connections: set[Connection] = set()
         self._shaking: set[asyncio.Task[None]] = set()
         self._dropped: Counter[str] = Counter()
+        self._detail = ""
         self._make: Callable[[str], Connection] | None = None
 
     async def open(
@@ -194,8 +195,10 @@ class Gate:
                 self.drops("head")
                 late.force_close()
             if self._dropped:
-                _log.warning("connections dropped", listener=self._listener, **self._dropped)
+                why = {"handshake_error": self._detail} if self._detail else {}
+                _log.warning("connections dropped", listener=self._listener, **self._dropped, **why)
                 self._dropped.clear()
+                self._detail = ""
 
     def close(self) -> None:
         """End the handshakes that are under way."""
@@ -241,9 +244,10 @@ class Gate:
             del self._by_client[client]
         self._gauge.dec()
 
-    def drops(self, reason: str) -> None:
+    def drops(self, reason: str, detail: str = "") -> None:
         """Count a connection that is closed without an answer."""
         self._dropped[reason] += 1
+        self._detail = detail or self._detail
         self._metrics.connections_dropped.labels(self._listener, reason).inc()
 
 

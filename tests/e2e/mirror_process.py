@@ -115,6 +115,11 @@ class Mirror:
         """Return everything that the mirror said."""
         return (self._work / "mirror.log").read_text(encoding="utf-8")
 
+    def until_logged(self, text: str) -> None:
+        """Wait until the mirror has said something."""
+        assert self._daemon is not None
+        self._daemon.wait_until(lambda: text in self.log_text())
+
     def metric(self, name: str) -> float:
         """Return the sum of a metric over its labels."""
         text = oci.request(f"http://127.0.0.1:{self._admin_port}/metrics").body.decode()
