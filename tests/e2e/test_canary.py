@@ -91,7 +91,7 @@ class Proxy(Origin):
 
 
 class Collector(Origin):
-    """Takes traces, until it is told to fail."""
+    """Takes traces and events, except where it is told to fail."""
 
     def answer(self, request: Recorded) -> Answer:
         return text(200, "")
@@ -270,6 +270,12 @@ def configuration(town: Town, **more: object) -> dict[str, object]:
         "default_upstream": "password.example",
         "upstreams": town.upstreams(),
         "log": {"format": "json", "level": "debug"},
+        "webhooks": [
+            {
+                "url": f"{town.collector.url}/hook",
+                "secret_file": town.secret("webhook", f"{CANARY}-of-the-webhook"),
+            }
+        ],
         **more,
     }
 
@@ -396,7 +402,9 @@ async def test_whatever_goes_wrong_upstream(town: Town, log_format: str, workers
     assert town.aws.requests
     spans = b"".join(each.body for each in town.collector.requests)
     assert b"GET manifest" in spans
-    town.heard.append(spans.decode("latin-1"))
+    events = [each for each in town.collector.requests if each.path == "/hook"]
+    assert events
+    town.heard += [spans.decode("latin-1"), str([each.headers for each in events])]
     assert "upstream trouble" in "".join(town.heard)
     assert "docker-credential-broken" in "".join(town.heard)
     assert_kept_secret(town)
