@@ -219,6 +219,18 @@ def test_an_image_shows_history_and_referrers(
     expect(history.nth(1)).to_contain_text(REDIS.digest[:19])
 
 
+def test_what_others_wrote_stays_text(
+    hub: FakeRegistry, town: Mirror, windows: Callable[..., Window]
+) -> None:
+    markup = "<img src=x onerror=document.title=1><script>document.title=2</script>"
+    hub.push("library/alpine", artifact(ALPINE, artifact_type=markup))
+    assert town.get(f"/v2/library/alpine/referrers/{ALPINE.digest}").status == 200
+    page = windows(town).open("#/image/docker.io/library/alpine:3.20")
+    expect(page.get_by_role("region", name="Referrers")).to_contain_text(markup)
+    expect(page.locator("main img, main script")).to_have_count(0)
+    expect(page).to_have_title("docker.io/library/alpine:3.20 – Mirror")  # noqa: RUF001 -- a dash
+
+
 # --- what can be done ------------------------------------------------------------------------
 
 
