@@ -56,8 +56,7 @@ class Services:
             Sources(self.upstreams, tools.metrics),
             tools.pools.fill,
             tools.metrics,
-            max_concurrent=settings.fill.max_concurrent,
-            abandon=settings.fill.abandon,
+            settings.fill,
         )
         self.manifests = Manifests(
             store=store,

@@ -23,7 +23,7 @@ from mirror.settings.fields import (
     WebUrl,
 )
 from mirror.settings.policy import DAY_SECONDS, Policy
-from mirror.settings.section import Later, Section
+from mirror.settings.section import Section
 from mirror.settings.server import PLAINTEXT_HINT, Server
 from mirror.settings.units import GIB, MIB, SizeOrShare
 from mirror.settings.upstreams import BUILTIN, Upstream, clashes, routing_table, with_builtin
@@ -53,8 +53,8 @@ class Fill(Section):
     """A range that the running download would reach later than that is asked for separately."""
     max_concurrent: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Downloads at a time."""
-    parallel_ranges: Annotated[int, Field(ge=1, le=64), Later()] = 1
-    """Connections for one large blob."""
+    parallel_ranges: Annotated[int, Field(ge=1, le=64)] = 1
+    """Connections for one large blob (from 16 MiB on), for upstreams that are slow on each."""
 
 
 class Pin(Section):

@@ -1,41 +1,16 @@
 """What all sections of the configuration have in common."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     GetJsonSchemaHandler,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
-
-NOT_YET = "not available yet"
-
-
-@dataclass(frozen=True, slots=True)
-class Later:
-    """Marks a setting whose feature is still to come: only its default is accepted.
-
-    With *values*, only these are still to come.
-    """
-
-    values: tuple[str, ...] = ()
-
-    def refuses(self, value: object, default: object) -> bool:
-        """Tell whether *value* asks for something that is not built yet."""
-        return value in self.values if self.values else value != default
-
-    def __get_pydantic_json_schema__(
-        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        """Let readers of the schema see it too."""
-        return {**handler(core_schema), "x-not-available-yet": list(self.values) or True}
+from pydantic_core import CoreSchema
 
 
 def yaml_key(attribute: str) -> str:
@@ -74,15 +49,6 @@ class Section(BaseModel):
     @classmethod
     def _given_nothing(cls) -> dict[str, object]:
         return {}
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _refuse_what_comes_later(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 -- any field
-        field = cls.model_fields[info.field_name or ""]
-        for mark in field.metadata:
-            if isinstance(mark, Later) and mark.refuses(value, field.default):
-                raise PydanticCustomError("not_available_yet", NOT_YET)
-        return value
 
     @classmethod
     def __get_pydantic_json_schema__(

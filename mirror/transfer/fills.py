@@ -2,7 +2,7 @@
 
 import asyncio
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 
 from mirror.domain.errors import (
     ContentMismatchError,
@@ -15,11 +15,13 @@ from mirror.observe import tracing
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
 from mirror.runtime.pools import Pool
+from mirror.settings import Fill as FillSettings
 from mirror.store.space import NoSpaceError
 from mirror.store.store import Store
 from mirror.transfer.bypass import Direct
-from mirror.transfer.download import DiskFailedError, Download
+from mirror.transfer.download import DiskFailedError, Download, Source
 from mirror.transfer.fill import Fill
+from mirror.transfer.parallel import ParallelSource
 from mirror.transfer.patience import Retries
 from mirror.transfer.slots import Slots
 from mirror.transfer.sources import Sources
@@ -43,20 +45,20 @@ class Fills:
         sources: Sources,
         pool: Pool,
         metrics: Metrics,
-        *,
-        max_concurrent: int,
-        abandon: Literal["finish", "stop"],
+        settings: FillSettings,
     ) -> None:
         self._store = store
-        self._sources = sources
+        self._source: Source = sources
+        if settings.parallel_ranges > 1:
+            self._source = ParallelSource(sources, settings.parallel_ranges)
         self._pool = pool
         self._metrics = metrics
-        self.abandon = abandon
+        self.abandon = settings.abandon
         self._fills: dict[Key, Fill] = {}
         self._tasks: dict[asyncio.Task[None], Fill] = {}
         self._last: dict[Key, asyncio.Task[None]] = {}
         self._outgrown: dict[Key, None] = {}
-        self.slots = Slots(max_concurrent)
+        self.slots = Slots(settings.max_concurrent)
         self.direct = Direct(sources, pool, self.slots, metrics)
 
     def running(self, scope: str, digest: Digest) -> Fill | None:
@@ -120,7 +122,7 @@ class Fills:
                 store=self._store,
                 pool=self._pool,
                 slots=self.slots,
-                upstream=self._sources,
+                upstream=self._source,
                 patience=Retries(self._metrics),
             )
             with fill.span.current():

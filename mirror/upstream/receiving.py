@@ -7,7 +7,7 @@ connection is taken over: from there on the body is nothing but ``Content-Length
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -149,7 +149,7 @@ class Receiver(asyncio.BufferedProtocol):
 
     # --- what the reader calls ---------------------------------------------------------------
 
-    async def batches(self, idle_seconds: float, place: str) -> AsyncIterator[Batch]:
+    async def batches(self, idle_seconds: float, place: str) -> AsyncGenerator[Batch, None]:
         """Yield what comes, until all of it has come.
 
         Args:

@@ -1,6 +1,6 @@
 """The body of a blob as it comes from upstream."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 import aiohttp
@@ -21,12 +21,16 @@ class BlobStream(Protocol):
     endpoint: str
     """Which endpoint it came by, although a CDN may have sent it."""
 
-    def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield what has come; raises UpstreamTroubleError where the body breaks."""
         ...
 
-    def batches(self) -> AsyncIterator[Batch]:
+    def batches(self) -> AsyncGenerator[Batch, None]:
         """Yield as ``chunks`` does, with less copying; each batch must be released."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; harmless when that is done."""
         ...
 
 
@@ -56,7 +60,7 @@ class HttpStream:
             raise UpstreamTroubleError(f"{self.endpoint}: another range than was asked for")
         return content_range[1]
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield what has come, in pieces of up to a few MiB."""
         content = self._response.content
         try:
@@ -69,7 +73,7 @@ class HttpStream:
                 yield rest
             raise translated(error, str(self._response.url)) from None
 
-    async def batches(self) -> AsyncIterator[Batch]:
+    async def batches(self) -> AsyncGenerator[Batch, None]:
         """Yield what has come, in as few copies as can be; each batch must be released."""
         taken = take_over(self._response)
         if taken is None:

@@ -49,8 +49,6 @@ well, 1 it failed at run time, 2 the command line or the configuration is wrong.
 `mirror config show` prints what is in effect, with `********` in place of secrets.
 `mirror config schema` prints a JSON schema for editors. Should Mirror itself make a mistake, then
 `MIRROR_TRACEBACK=1` makes it say where.
-
-A key marked *later* is known but not available yet: only its default is accepted.
 """
 
 WELL_KNOWN: Final = """\
@@ -131,7 +129,6 @@ def _default(value: Schema) -> str:
 
 
 def _meaning(value: Schema) -> str:
-    later = value.get("x-not-available-yet")
     marks = []
     choices = next((c["enum"] for c in [value, *value.get("anyOf", ())] if "enum" in c), None)
     unit = next((c["x-unit"] for c in [value, *value.get("anyOf", ())] if "x-unit" in c), None)
@@ -139,9 +136,6 @@ def _meaning(value: Schema) -> str:
         marks.append(" or ".join(f"`{choice}`" for choice in choices))
     if unit:
         marks.append(unit)
-    if later:
-        only = "" if later is True else " ".join(f"`{choice}`" for choice in later) + " "
-        marks.append(f"*{only}later*")
     text = str(value["description"]).replace("|", "\\|")
     return f"{text} ({'; '.join(marks)})" if marks else text
 

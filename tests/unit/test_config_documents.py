@@ -114,16 +114,6 @@ def test_the_example_has_every_key() -> None:
     assert not missing
 
 
-def test_what_the_example_marks_as_later_is_what_is_refused() -> None:
-    marked = re.findall(r"^\s*#\W*(\w+):.*\(later\)", config.example(), re.MULTILINE)
-    schema = config.schema()
-    sections = [schema, *schema["$defs"].values()]
-    later = {k for s in sections for k, v in s["properties"].items() if "x-not-available-yet" in v}
-    plain = re.findall(r"^\s*(\w+):", config.example(), re.MULTILINE)
-    assert later <= set(marked) | set(plain)
-    assert not {"parallel_ranges"} & set(plain)
-
-
 def test_the_reference_is_true() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == reference(), (
         "run `python -m tests.tools.configuration_reference > docs/configuration.md`"

@@ -264,16 +264,6 @@ def test_a_secret_is_never_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "key"),
-    [
-        ({"fill": {"parallel_ranges": 2}}, "fill.parallel_ranges"),
-    ],
-)
-def test_what_is_not_built_yet_is_refused(given: dict[str, Any], key: str) -> None:
-    assert mistakes(**given)[key] == "not available yet"
-
-
-@pytest.mark.parametrize(
     ("pin", "key", "said"),
     [
         ({"image": "Alpine"}, "pins", "does not name an image"),

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     asynccontextmanager,
@@ -98,7 +98,10 @@ class ScriptedStream:
         self._content = content
         self._answer = answer
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def close(self) -> None:
+        pass
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         answer, content = self._answer, bytearray(self._content)
         if answer.flips is not None and content:
             content[answer.flips % len(content)] ^= 1
@@ -110,7 +113,7 @@ class ScriptedStream:
         if answer.breaks:
             raise UpstreamTroubleError("the line broke")
 
-    async def batches(self) -> AsyncIterator[Batch]:
+    async def batches(self) -> AsyncGenerator[Batch, None]:
         async for chunk in self.chunks():
             yield Batch.of(chunk)
 
