@@ -1,13 +1,17 @@
 """Checks of the machine: configuration, directory, space, index, ports, clock."""
 
 import os
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
+
+from cryptography.x509 import load_pem_x509_certificate
 
 from mirror.cli.doctor.finding import Verdict, doubtful, fine, left_out, wrong
 from mirror.cli.tables import counted, human_size
 from mirror.config import ConfigError, Loaded
-from mirror.settings import Cache
+from mirror.runtime.certificates import CertificateError, server_context
+from mirror.settings import Cache, ServerTls
 from mirror.store.fitness import Fitness, IndexState, check_index, look_at
 from mirror.store.layout import VERSION
 
@@ -16,6 +20,7 @@ _NETWORK: Final = frozenset(
 )
 _FLEETING: Final = frozenset({"tmpfs", "ramfs"})
 _FEW_INODES: Final = 10_000
+_EXPIRES_SOON: Final = timedelta(days=14)
 _SKEW_SECONDS: Final = 30.0
 _SKEW_MAX_SECONDS: Final = 300.0
 INDEX_SECONDS: Final = 4.0
@@ -153,6 +158,24 @@ def index(directory: Path) -> Verdict:
                 f"it cannot be read: {found.detail}",
                 "run the doctor as the user of the mirror, or as root",
             )
+
+
+def certificate(tls: ServerTls, key: str, now: datetime) -> Verdict:
+    """Tell whether the certificate of a listener can be used, and how long it is good."""
+    try:
+        server_context(tls, key)
+        shown = load_pem_x509_certificate(tls.certificate.read_bytes())
+    except (CertificateError, OSError, ValueError) as error:
+        return wrong(str(error), f"look at the files that {key} names")
+    until = f"good until {shown.not_valid_after_utc:%Y-%m-%d}"
+    remedy = "renew it: the mirror reads the new one within seconds, without a restart"
+    if now >= shown.not_valid_after_utc:
+        return wrong(f"{key}: it was {until}", remedy)
+    if now < shown.not_valid_before_utc:
+        return wrong(f"{key}: it is good from {shown.not_valid_before_utc:%Y-%m-%d} on", remedy)
+    if shown.not_valid_after_utc - now < _EXPIRES_SOON:
+        return doubtful(f"{key}: {until}", remedy)
+    return fine(f"{key}: {until}")
 
 
 def clock(ahead: dict[str, float]) -> Verdict:

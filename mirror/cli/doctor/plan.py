@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec
@@ -121,6 +122,10 @@ class _Plan:
             ("admin port", "server.admin_listen", server.admin_listen, server.admin.tls),
         ):
             yield self._check(_MACHINE, name, _port, address, tls, key, cache.directory)
+            if tls is not None:
+                where = key.replace("admin_listen", "admin.tls").replace("listen", "tls")
+                look = partial(machine.certificate, tls, where, datetime.now(UTC))
+                yield self._check(_MACHINE, name.replace("port", "certificate"), look)
 
     def _network(self) -> Iterator[Check]:
         ahead: dict[str, float] = {}

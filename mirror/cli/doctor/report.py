@@ -18,7 +18,7 @@ _MARKS: Final = {
     State.SKIPPED: ("-", "--", typer.colors.BRIGHT_BLACK),
 }
 _INDENT: Final = "  "
-_NAME_CHARS: Final = 13
+_NAME_CHARS: Final = 17
 
 
 def report(findings: Sequence[Finding], *, colours: bool, unicode: bool) -> str:

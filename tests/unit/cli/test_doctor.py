@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -452,6 +453,21 @@ def test_an_address_that_is_not_ours() -> None:
     assert verdict.state is State.FAILED
 
 
+def test_certificates_of_the_listeners(tmp_path: Path) -> None:
+    tls = Authority(tmp_path).server()  # good from yesterday until tomorrow
+    now = datetime.now(UTC)
+    for days, state, words in (
+        (0, State.WARNING, "server.tls: good until"),
+        (2, State.FAILED, "it was good until"),
+        (-2, State.FAILED, "it is good from"),
+    ):
+        verdict = machine.certificate(tls, "server.tls", now + timedelta(days=days))
+        assert verdict.state is state
+        assert words in verdict.found
+    tls.key.write_text("no key")
+    assert machine.certificate(tls, "server.tls", now).state is State.FAILED
+
+
 # --- upstreams --------------------------------------------------------------------------------
 
 
@@ -712,6 +728,8 @@ async def test_a_mirror_that_speaks_tls(tmp_path: Path, upstream: FakeRegistry) 
         }
         doubted = await looked_at(tmp_path, wishes=wishes)
         believed = await looked_at(tmp_path, wishes={**wishes, "insecure": True})
+    assert here["this machine/certificate"].state is State.WARNING, "one more day"
+    assert here["this machine/admin certificate"].found.startswith("server.admin.tls: ")
     assert here["this machine/port"].state is State.OK
     assert here["this machine/admin port"].state is State.OK
     assert here["the mirror/pull"].state is State.OK
