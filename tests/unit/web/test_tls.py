@@ -16,6 +16,7 @@ from mirror.app import certificates as watching
 from mirror.domain.certificates import ClientCertificate
 from mirror.runtime.certificates import CertificateError, server_context
 from mirror.settings import Admin, Limits, Server, ServerTls
+from tests.fakes import faults
 from tests.fakes.certificates import Authority
 from tests.fakes.clients import RawClient
 from tests.fakes.content import blob, image
@@ -100,6 +101,19 @@ async def test_a_range_of_a_stored_file_goes_over_tls(
         ) as answer:
             assert answer.status == 206
             assert await answer.read() == pushed.content[1000:2000001]
+
+
+async def test_a_body_that_cannot_go_on_does_not_look_whole_over_tls(
+    tmp_path: Path, upstream: FakeRegistry, authority: Authority, tls: ServerTls
+) -> None:
+    pushed = blob(2 * MIB)
+    upstream.push_blob(REPOSITORY, pushed)
+    upstream.fail(faults.body(blob(2 * MIB, seed=1).content), kind="blob")
+    async with secure_mirror(tmp_path, upstream, tls) as mirror:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await got(mirror, mirror.url + blob_path(pushed.digest), trusting(authority))
+        await mirror.settled()
+        assert not mirror.stored(pushed.digest).exists()
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
