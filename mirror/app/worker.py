@@ -44,6 +44,7 @@ from mirror.workers.waiting import first
 
 _REPORT_EVERY_SECONDS: Final = 0.25
 _REPORT_AT_ONCE: Final = 256
+_log = logs.get_logger("workers")
 
 
 class Reporter:
@@ -222,7 +223,7 @@ class Worker:
     def _told(self, message: Told) -> None:
         match message:
             case messages.Configure():
-                self._follow(View(message))
+                self._configure(message)
             case messages.Forget(number, repository, tag):
                 if repository is None:
                     self._manifests.forget()
@@ -235,6 +236,16 @@ class Worker:
                     self._line.tell(messages.Forgotten(number))
             case messages.Drain():
                 self._drain.set()
+
+    def _configure(self, told: messages.Configure) -> None:
+        try:
+            view = View(told)
+        except ValueError as error:  # a file that was there a moment ago is not
+            _log.error("a worker cannot use the configuration", problems=str(error))
+            if self._view is None:
+                self._line.close()  # it is started again
+            return
+        self._follow(view)
 
     def _follow(self, view: View) -> None:
         """Go over to a configuration."""
