@@ -40,17 +40,20 @@ class Downloads:
     cpu_seconds: float
 
 
-def download(url: str, clients: int) -> Downloads:
-    """Download *url* so many times at once, over connections that are open beforehand."""
-    return download_all([url] * clients)
+def download(url: str, clients: int, size_bytes: int = 0) -> Downloads:
+    """Download *url* so many times at once, over connections that are open beforehand.
+
+    Over TLS, where no length can be read, *size_bytes* says when it is enough.
+    """
+    return download_all([url] * clients, size_bytes)
 
 
-def download_all(urls: Sequence[str]) -> Downloads:
+def download_all(urls: Sequence[str], size_bytes: int = 0) -> Downloads:
     """Download each of *urls* at once, over connections that are open beforehand."""
     start = Barrier(len(urls) + 1)
     cpu_seconds = time.process_time()
     with ThreadPoolExecutor(len(urls)) as pool:
-        running = [pool.submit(_download, url, start) for url in urls]
+        running = [pool.submit(_download, url, start, size_bytes) for url in urls]
         start.wait(_TIMEOUT_SECONDS)
         started = time.perf_counter()
         results = [one.result() for one in running]
@@ -103,12 +106,12 @@ def _connected(parts: SplitResult) -> socket.socket:
     return socket.create_connection((parts.hostname, parts.port), _TIMEOUT_SECONDS)
 
 
-def _download(url: str, start: Barrier) -> tuple[int, float]:
+def _download(url: str, start: Barrier, enough_bytes: int) -> tuple[int, float]:
     """Return how many bytes came and after how many seconds the first one did."""
     parts = urlsplit(url)
     with _connected(parts) as connection:
         if parts.scheme == "https":
-            return _download_sealed(connection, parts, start)
+            return _download_sealed(connection, parts, start, enough_bytes)
         start.wait(_TIMEOUT_SECONDS)
         started = time.perf_counter()
         connection.sendall(_request(parts))
@@ -121,9 +124,12 @@ def _download(url: str, start: Barrier) -> tuple[int, float]:
 
 
 def _download_sealed(
-    connection: socket.socket, parts: SplitResult, start: Barrier
+    connection: socket.socket, parts: SplitResult, start: Barrier, enough_bytes: int
 ) -> tuple[int, float]:
-    """Download over TLS and throw the records away as they are; returns their length."""
+    """Download over TLS and throw the records away as they are; returns their length.
+
+    The end of the connection is not waited for: a server waits for us to say good-bye.
+    """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = _trusting().wrap_bio(incoming, outgoing, server_hostname=parts.hostname)
     while True:
@@ -139,7 +145,10 @@ def _download_sealed(
     connection.sendall(outgoing.read())
     received_bytes, first_byte_seconds = 0, 0.0
     buffer = bytearray(_PIECE_BYTES)
-    while taken := connection.recv_into(buffer, _PIECE_BYTES, socket.MSG_TRUNC):
+    while received_bytes < enough_bytes:
+        taken = connection.recv_into(buffer, _PIECE_BYTES, socket.MSG_TRUNC)
+        if not taken:
+            raise ClientError(f"{enough_bytes - received_bytes} bytes are missing")
         first_byte_seconds = first_byte_seconds or time.perf_counter() - started
         received_bytes += taken
     return received_bytes, first_byte_seconds

@@ -25,13 +25,16 @@ def tool() -> str:
     return "wrk" if shutil.which("wrk") else "asyncio client (wrk is not installed)"
 
 
-def requests(url: str, accept: str, seconds: int) -> tuple[float, int]:
+def requests(
+    url: str, accept: str, seconds: int, authorization: str | None = None
+) -> tuple[float, int]:
     """Ask for *url* over and over; returns requests per second and how many there were."""
-    if shutil.which("wrk") is None:
+    if shutil.which("wrk") is None and authorization is None:
         return asyncio.run(_ask(url, accept, seconds))
+    more = () if authorization is None else ("--header", f"Authorization: {authorization}")
     output = run(
         *("wrk", "--threads", "1", "--connections", str(CONNECTIONS)),
-        *("--duration", f"{seconds}s", "--header", f"Accept: {accept}", url),
+        *("--duration", f"{seconds}s", "--header", f"Accept: {accept}", *more, url),
     )
     rate, count = _RATE.search(output), _COUNT.search(output)
     if rate is None or count is None or _REFUSED.search(output):

@@ -67,8 +67,9 @@ class Stage:
         return f"{server.url}/v2/{REPOSITORY}/manifests/{self.manifest}"
 
     def download(self, url: str, clients: int) -> client.Downloads:
-        """Download so many times at once."""
-        return self.clients.submit(client.download, url, clients).result()
+        """Download the large blob so many times at once."""
+        size_bytes = self.blob.size_bytes
+        return self.clients.submit(client.download, url, clients, size_bytes).result()
 
     def check(self, server: Server, blob: Blob) -> None:
         """Raise unless a server delivers the right bytes; they are in its cache then."""
