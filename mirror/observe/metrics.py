@@ -45,7 +45,7 @@ class Result(StrEnum):
 
 
 LISTENERS: Final = ("registry", "admin")
-DROP_REASONS: Final = ("connections", "per_client", "head", "head_size", "handshake")
+DROP_REASONS: Final = ("connections", "per_client", "head", "head_size", "stalled", "handshake")
 FILL_OUTCOMES: Final = ("committed", "failed", "mismatch", "disk", "abandoned")
 PREFETCH_OUTCOMES: Final = ("done", "incomplete", "cancelled")
 WEBHOOK_OUTCOMES: Final = ("delivered", "failed", "dropped")

@@ -36,7 +36,7 @@ _log = get_logger("web")
 class Connection(web.RequestHandler):
     """One connection whose client may ask."""
 
-    __slots__ = ("_gate", "_head_began", "_head_bytes", "certificate", "client")
+    __slots__ = ("_gate", "_head_began", "_head_bytes", "_untaken", "certificate", "client")
 
     def __init__(
         self, gate: "Gate", client: str, server: web.Server, options: dict[str, Any]
@@ -46,6 +46,7 @@ class Connection(web.RequestHandler):
         self.client = client
         self._head_began: float | None = None
         self._head_bytes = 0
+        self._untaken: tuple[int, float] | None = None
         self.certificate: ClientCertificate | None = None
         """Of the client, verified; on the facts of each request."""
 
@@ -75,6 +76,21 @@ class Connection(web.RequestHandler):
     def is_late(self, since: float) -> bool:
         """Tell whether the head of a request began before a moment and is still unfinished."""
         return self._head_began is not None and self._head_began < since
+
+    def is_stalled(self, now: float, limit_seconds: float) -> bool:
+        """Tell whether an answer waits for the client, which has taken nothing for so long."""
+        if not self._paused or self.transport is None:
+            self._untaken = None
+            return False
+        size_bytes = self.transport.get_write_buffer_size()
+        if self._untaken is None or self._untaken[0] != size_bytes:
+            self._untaken = size_bytes, now
+        return now - self._untaken[1] >= limit_seconds
+
+    def abort(self) -> None:
+        """End at once: a mere close would wait for the client to take what is buffered."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
@@ -185,15 +201,20 @@ class Gate:
         return site
 
     async def watch(self) -> None:
-        """Close connections whose request does not come to the end of its head, for ever."""
-        tick_seconds = min(_LOOK_SECONDS, self.limits.head_seconds / 4)
+        """Close connections whose client stops in a head or takes no answer, for ever."""
+        limits = self.limits
+        tick_seconds = min(_LOOK_SECONDS, limits.head_seconds / 4, limits.send_stall_seconds / 4)
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(tick_seconds)
-            since = loop.time() - self.limits.head_seconds
-            for late in [each for each in self._connections if each.is_late(since)]:
-                self.drops("head")
-                late.force_close()
+            now = loop.time()
+            for each in tuple(self._connections):
+                if each.is_late(now - limits.head_seconds):
+                    self.drops("head")
+                    each.force_close()
+                elif each.is_stalled(now, limits.send_stall_seconds):
+                    self.drops("stalled")
+                    each.abort()
             if self._dropped:
                 why = {"handshake_error": self._detail} if self._detail else {}
                 _log.warning("connections dropped", listener=self._listener, **self._dropped, **why)

@@ -166,6 +166,25 @@ async def test_s13_pipelined_requests_are_answered_one_by_one(
         assert (await client.answer()).body == other.content
 
 
+async def test_s13_who_takes_nothing_of_small_answers_is_disconnected(
+    tmp_path: Path, upstream: FakeRegistry
+) -> None:
+    """They are written at once, so nothing that sends them has a limit of its own."""
+    pushed = blob(60_000)
+    upstream.push_blob(REPOSITORY, pushed)
+    limits = Limits(send_stall_seconds=0.2)
+    async with limited(tmp_path, upstream, limits) as mirror, AsyncExitStack() as stack:
+        assert (await mirror.get(blob_path(pushed.digest))).body == pushed.content
+        await mirror.settled()
+        client = await connect(mirror, stack)
+        asking = asyncio.create_task(client.send(compose(blob_path(pushed.digest)) * 400))
+        name = "mirror_connections_dropped_total"
+        await mirror.becomes(name, 1, listener="registry", reason="stalled")
+        assert (await mirror.get(blob_path(pushed.digest))).body == pushed.content
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
 def test_many_connections_may_open_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     low = min(1024, soft)
