@@ -70,6 +70,12 @@ class Command:
 
 
 @pytest.fixture
+async def upstream() -> AsyncIterator[FakeRegistry]:
+    async with FakeRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
 def port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         found: int = taken.getsockname()[1]
