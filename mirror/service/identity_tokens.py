@@ -167,6 +167,7 @@ class KubernetesTokens:
         self._fingerprints = fingerprints
         self._known: Recent[Reviewed | bool] = Recent(tier, "review", lambda _: _ENTRY_BYTES)
         self._flights: SingleFlight[bytes, Reviewed | None] = SingleFlight()
+        self._self = object()  # not id(self): who comes after us may get the same
 
     async def identify(self, credential: Credential) -> Identity | None:
         """Return the service account; raises UpstreamTroubleError if that cannot be told now."""
@@ -174,11 +175,11 @@ class KubernetesTokens:
         if token is None:
             return None
         mark = self._fingerprints.of(token)
-        found: Reviewed | bool | None = await self._known.get((id(self), mark))
+        found: Reviewed | bool | None = await self._known.get((self._self, mark))
         if found is None:
             found = await self._flights.do(mark, lambda: self._review(token)) or False
             seconds = _REVIEWED_SECONDS if found else _REFUSED_SECONDS
-            await self._known.put((id(self), mark), found, ttl_seconds=seconds)
+            await self._known.put((self._self, mark), found, ttl_seconds=seconds)
         return Identity(found.username, found.groups) if isinstance(found, Reviewed) else None
 
     async def close(self) -> None:
