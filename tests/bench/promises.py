@@ -125,6 +125,15 @@ PROMISES: Final = (
         _at_most(1.0, NGINX),
     ),
     Promise(
+        "event loop away, 99th percentile (run queue included)",
+        "≤ 20 ms",
+        "≤ 10 ms",
+        "lag",
+        "99th percentile at most, ms",
+        _below(20),
+        _below(10),
+    ),
+    Promise(
         "memory, idle",
         "≤ 80 MiB",
         "≤ 60 MiB",

@@ -10,7 +10,7 @@ from functools import partial
 from statistics import median
 from typing import Final
 
-from tests.bench import client, growth, pulls, secured, workers
+from tests.bench import client, growth, lag, pulls, secured, workers
 from tests.bench.report import Outcome, Sample
 from tests.bench.requests import CONNECTIONS, requests, tool
 from tests.bench.servers import Server
@@ -246,6 +246,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "many-blobs": many_blobs,
     "mixed": mixed,
     "slow-readers": slow_readers,
+    "lag": lag.lag,
     "secured": secured.secured,
     "pulls": pulls.pulls,
     "growth": growth.growth,
