@@ -60,26 +60,32 @@ class _Segment:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _receive(self) -> None:
-        offset = self.start
         try:
-            async with self._open_span((self.start, self._stop)) as stream:
-                if stream.offset != self.start:
-                    raise UpstreamTroubleError(f"{stream.endpoint}: it does not do ranges")
-                self._has_head = True
-                self._tell()
-                async with aclosing(stream.chunks()) as chunks:
-                    async for chunk in chunks:
-                        self._pieces.append(chunk[: self._stop - offset])
-                        offset += len(chunk)
-                        self._tell()
-                        if offset >= self._stop:
-                            return
-                raise UpstreamTroubleError(f"{stream.endpoint}: the body ended early")
+            await self._receive_all()
         except MirrorError as error:
             self._error = error
+        except BaseException as error:
+            self._error = UpstreamTroubleError(f"a segment broke off: {type(error).__name__}")
+            raise
         finally:
             self._is_over = True
             self._tell()
+
+    async def _receive_all(self) -> None:
+        offset = self.start
+        async with self._open_span((self.start, self._stop)) as stream:
+            if stream.offset != self.start:
+                raise UpstreamTroubleError(f"{stream.endpoint}: it does not do ranges")
+            self._has_head = True
+            self._tell()
+            async with aclosing(stream.chunks()) as chunks:
+                async for chunk in chunks:
+                    self._pieces.append(chunk[: self._stop - offset])
+                    offset += len(chunk)
+                    self._tell()
+                    if offset >= self._stop:
+                        return
+            raise UpstreamTroubleError(f"{stream.endpoint}: the body ended early")
 
     async def _hear(self) -> None:
         self._news.clear()
@@ -162,6 +168,8 @@ class ParallelStream:
                     await self._drop_ahead()
                 offset += batch.size_bytes
                 yield batch
+        if self._ahead:  # a 206 may bring less than was asked for; what is ahead does not follow
+            raise UpstreamTroubleError(f"{self.endpoint}: the body ended early")
 
     async def _drop_ahead(self) -> None:
         segments, self._ahead = self._ahead, deque()

@@ -83,11 +83,21 @@ async def test_small_blobs_are_not_split(mirror: Mirror, upstream: FakeRegistry)
 # --- without sockets ------------------------------------------------------------------------
 
 
+_BROKEN = UpstreamTroubleError("the line broke")
+
+
 class Piecewise:
     """A source whose streams come in pieces of so many bytes, and break as they are told."""
 
-    def __init__(self, content: bytes, piece_bytes: int, breaks: dict[int, int]) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        piece_bytes: int,
+        breaks: dict[int, int],
+        fault: Exception | None = _BROKEN,
+    ) -> None:
         self.content = content
+        self._fault = fault
         self.open_streams = 0
         self._piece_bytes = piece_bytes
         self._breaks = breaks
@@ -105,6 +115,7 @@ class Piecewise:
                 len(self.content),
                 self._piece_bytes,
                 self._breaks.get(start),
+                self._fault,
             )
         finally:
             self.open_streams -= 1
@@ -125,8 +136,15 @@ class Stream:
     endpoint = "http://piecewise"
 
     def __init__(
-        self, content: bytes, start: int, size_bytes: int, piece_bytes: int, breaks: int | None
+        self,
+        content: bytes,
+        start: int,
+        size_bytes: int,
+        piece_bytes: int,
+        breaks: int | None,
+        fault: Exception | None,
     ) -> None:
+        self._fault = fault
         self.offset = start
         self.size_bytes: int | None = size_bytes
         self._content = content
@@ -137,7 +155,9 @@ class Stream:
         for number, at in enumerate(range(self.offset, len(self._content), self._piece_bytes)):
             await asyncio.sleep(0)
             if number == self._breaks:
-                raise UpstreamTroubleError("the line broke")
+                if self._fault is None:
+                    return
+                raise self._fault
             yield self._content[at : at + self._piece_bytes]
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
@@ -183,6 +203,27 @@ def test_what_comes_is_a_prefix_in_order_and_all_of_it_unless_it_breaks(
     assert content[start:].startswith(got)
     assert not is_whole or got == content[start:]
     assert is_whole or breaks
+    assert source.open_streams == 0
+
+
+@pytest.mark.parametrize("fault", [None, RuntimeError("a bug")], ids=["ends", "a bug"])
+@pytest.mark.parametrize("at", [0, 200, 300])
+async def test_nothing_follows_a_gap(at: int, fault: Exception | None) -> None:
+    """A 206 may bring less than it was asked for, and whatever else breaks must not hide it."""
+    content = bytes(number % 251 for number in range(1000))
+    source = Piecewise(content, 10, {at: 2}, fault)
+    wide = ParallelSource(source, 3, 100)
+    got = bytearray()
+    opening = wide.open(Repository("docker.io", "a/b"), _DIGEST, (0, None), ())
+
+    async def receive() -> None:
+        async with opening as stream:
+            async for chunk in stream.chunks():
+                got.extend(chunk)
+
+    with pytest.raises((UpstreamTroubleError, RuntimeError)):
+        await receive()
+    assert bytes(got) == content[: at + 20]
     assert source.open_streams == 0
 
 
