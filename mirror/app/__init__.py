@@ -42,6 +42,7 @@ from mirror.web.admin import AdminApi
 from mirror.web.admin_access import Access
 from mirror.web.api import api
 from mirror.web.banner import banner
+from mirror.web.bundle_api import BundleApi
 from mirror.web.cache_api import CacheApi
 from mirror.web.guard import Guard
 from mirror.web.listening import ListenError, listen
@@ -167,6 +168,7 @@ async def running(
         overview = overview_api(services, tools, watched)
         routes = (
             *CacheApi(cache, pools.admin).routes(),
+            *BundleApi(cache.bundles, pools.admin).routes(),
             *PullApi(services.pulls, past).routes(),
             *overview.routes(),
             *PrefetchApi(services.prefetcher).routes(),

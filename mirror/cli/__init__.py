@@ -11,6 +11,7 @@ import typer
 from mirror import __version__
 from mirror.cli import cache_command, config_command
 from mirror.cli.bench_command import bench
+from mirror.cli.cache_bundle_command import export, inventory, take
 from mirror.cli.cache_pins_command import pin, pins, unpin
 from mirror.cli.client_config_command import client_config
 from mirror.cli.completion_command import completion
@@ -39,8 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(epilog=EXIT_CODES)(serve)
-for _command in (pin, unpin, pins):
+for _command in (pin, unpin, pins, export, inventory):
     cache_command.app.command(epilog=EXIT_CODES)(_command)
+cache_command.app.command("import", epilog=EXIT_CODES)(take)
 app.add_typer(cache_command.app)
 app.add_typer(config_command.app)
 app.command(epilog=EXIT_CODES)(prefetch)

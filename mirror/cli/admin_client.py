@@ -11,10 +11,13 @@ import msgspec
 
 from mirror.app import stopped_cache
 from mirror.cli.admin_connection import admin_connection, admin_url
+from mirror.domain.bundles import StoredInventory, read_inventory
 from mirror.runtime.unreadable import UNREADABLE
+from mirror.service.bundles import ExportWish
 from mirror.service.cache_admin import CacheAdmin, PinFacts
 from mirror.settings import Settings
 from mirror.store.checking import Event
+from mirror.store.importing import Imported
 from mirror.store.inventory import ImageDetails, ImageFacts
 from mirror.store.layout import InUseError
 from mirror.store.referring import Referrer
@@ -28,6 +31,7 @@ from mirror.web.openapi import Problem, ProblemBody
 
 T = TypeVar("T")
 _CONNECT_SECONDS: Final = 5
+_PIECE_BYTES: Final = 1 << 18
 _ANSWER_SECONDS: Final = 3600
 """A sweep of a large cache says nothing until it ends."""
 
@@ -64,6 +68,15 @@ class Cache(Protocol):
 
     def unpin(self, image: str) -> str:
         """Let an image go when its time comes."""
+
+    def inventory(self) -> StoredInventory:
+        """Return what is here that anybody may see."""
+
+    def export(self, wish: ExportWish, inventory: bytes) -> Iterator[bytes]:
+        """Return a bundle piece by piece; what the inventory names is not carried."""
+
+    def take(self, bundle: Iterator[bytes]) -> Imported:
+        """Import a bundle."""
 
 
 class ProblemError(Exception):
@@ -158,12 +171,32 @@ class _Stopped:
     def unpin(self, image: str) -> str:
         return self._run(self._cache.unpin(image))
 
+    def inventory(self) -> StoredInventory:
+        return self._run(self._cache.bundles.inventory())
+
+    def export(self, wish: ExportWish, inventory: bytes) -> Iterator[bytes]:
+        present = read_inventory(inventory) if inventory else frozenset[str]()
+        pieces = self._run(self._cache.bundles.export(wish, present))
+        try:
+            while (piece := self._run(_next(pieces))) is not None:
+                yield piece
+        finally:
+            self._run(pieces.aclose())
+
+    def take(self, bundle: Iterator[bytes]) -> Imported:
+        return self._run(self._cache.bundles.take(_one_by_one(bundle)))
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(work)
 
 
-async def _next(events: AsyncGenerator[Event, None]) -> Event | None:
+async def _next(events: AsyncGenerator[T, None]) -> T | None:
     return await anext(events, None)
+
+
+async def _one_by_one(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    for each in pieces:  # nothing else runs here that would wait for the disk
+        yield each
 
 
 class AdminClient:
@@ -191,7 +224,7 @@ class AdminClient:
         path: str,
         kind: type[T],
         query: Sequence[tuple[str, str]] = (),
-        body: bytes | None = None,
+        body: bytes | Iterator[bytes] | None = None,
     ) -> T:
         """Return the answer as a *kind*; raises ProblemError."""
         with self.asked(method, path, query, body) as answer:
@@ -203,7 +236,7 @@ class AdminClient:
         method: str,
         path: str,
         query: Sequence[tuple[str, str]],
-        body: bytes | None = None,
+        body: bytes | Iterator[bytes] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         """Open an answer to read it as it comes; raises ProblemError."""
         connection = admin_connection(self._address, self._tls, _CONNECT_SECONDS)
@@ -270,6 +303,24 @@ class _Running(AdminClient):
 
     def unpin(self, image: str) -> str:
         return self.ask("DELETE", "/cache/pins", Unpinned, [("image", image)]).image
+
+    def inventory(self) -> StoredInventory:
+        return self.ask("GET", "/cache/inventory", StoredInventory)
+
+    def export(self, wish: ExportWish, inventory: bytes) -> Iterator[bytes]:
+        query = [
+            *(("ref", each) for each in wish.images),
+            *(("platform", each) for each in wish.platforms),
+            *([("since", wish.since)] if wish.since else []),
+            ("all", str(int(wish.everything))),
+            ("private", str(int(wish.private))),
+        ]
+        with self.asked("POST", "/cache/export", query, inventory) as answer:
+            while piece := answer.read(_PIECE_BYTES):
+                yield piece
+
+    def take(self, bundle: Iterator[bytes]) -> Imported:
+        return self.ask("POST", "/cache/import", Imported, body=bundle)
 
     def unreachable(self, reason: str) -> Problem:
         return Problem(

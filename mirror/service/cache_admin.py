@@ -4,7 +4,6 @@ The admin API and, while no mirror runs, the command line itself speak to this.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from enum import StrEnum
 
 import msgspec
 
@@ -12,6 +11,8 @@ from mirror.domain.errors import MirrorError
 from mirror.domain.images import image_matches, image_name, parse_image, parse_pin
 from mirror.domain.names import Digest, Reference, Repository, Tag, parse_reference
 from mirror.domain.routing import Table
+from mirror.service.bundles import Bundles, Chosen, chosen_of
+from mirror.service.refusals import RefusalCode, RefusedError
 from mirror.store.checking import Check, Event
 from mirror.store.inventory import ImageDetails, ImageFacts, Inventory
 from mirror.store.pins import Pin
@@ -21,24 +22,7 @@ from mirror.store.sweep import Sweep, Swept
 from mirror.store.usage import Usage
 from mirror.store.withdrawal import Removed, Withdrawal
 
-
-class RefusalCode(StrEnum):
-    """Why something was not done."""
-
-    INVALID = "invalid_reference"
-    NOT_FOUND = "not_found"
-    BUSY = "busy"
-    FULL = "full"
-
-
-class RefusedError(Exception):
-    """A wish that cannot be met; ``hint`` says what to do."""
-
-    def __init__(self, code: RefusalCode, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.hint = hint
+__all__ = ["CacheAdmin", "PinFacts", "RefusalCode", "RefusedError", "parsed"]
 
 
 class PinFacts(msgspec.Struct, frozen=True):
@@ -77,6 +61,7 @@ class CacheAdmin:
         self._sweep = sweep
         self._settled = settled
         self._is_checking = False
+        self.bundles = Bundles(store, self._parsed, self._chosen, self._settle)
         self.hits: Callable[[str, str], int] | None = None
         """How often a repository's manifest was served by a tag or digest, while one counts."""
         self.on_pinned: Callable[[], None] = lambda: None
@@ -113,6 +98,10 @@ class CacheAdmin:
         tag = None if image.tag is None else Tag(image.tag)
         default = self._table().default
         return any(image_matches(each, repository, tag, image.digest, default) for each in patterns)
+
+    async def _chosen(self, patterns: list[str]) -> list[Chosen]:
+        images = await self.images(patterns)
+        return [chosen_of(each.repository, each.tag, each.digest) for each in images]
 
     # --- removing --------------------------------------------------------------------------
 

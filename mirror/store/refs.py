@@ -85,6 +85,10 @@ class Refs:
         path = self._layout.manifest_ref(repository, digest)
         self._layout.replace_file(path, msgspec.json.encode(ref))
 
+    def manifest(self, repository: Repository, digest: Digest) -> ManifestRef | None:
+        """Return as what a repository has a manifest, if it has it."""
+        return read_ref(self._layout.manifest_ref(repository, digest), ManifestRef)
+
     def put_blob(self, repository: Repository, digest: Digest, ref: BlobRef) -> None:
         """Write that upstream answered for a blob."""
         path = self._layout.blob_ref(repository, digest)

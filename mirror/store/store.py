@@ -110,7 +110,7 @@ class Store:
             policies=dict(policies),
             under_way=under_way,
         )
-        self._changes = Changes(self.parts, self._write_uses)
+        self.changes = Changes(self.parts, self._write_uses)
 
     def reload(self, settings: Cache, policies: Mapping[str, Policy]) -> None:
         """Go over to new bounds and expiries."""
@@ -128,7 +128,7 @@ class Store:
         file = await open_whole(self._pools.read, self._layout.blob(digest), row.size_bytes)
         if file is not None:
             return StoredObject(file, row.size_bytes)
-        await self._changes.drop(
+        await self.changes.drop(
             digest, lambda: not is_whole(self._layout.blob(digest), row.size_bytes)
         )
         return None
@@ -165,7 +165,7 @@ class Store:
             content = await self._pools.read.run(stored.file.read)
         if await self._pools.read.run(Digest.of, content, digest.algorithm) == digest:
             return content
-        await self._changes.drop(digest, lambda: True)
+        await self.changes.drop(digest, lambda: True)
         return None
 
     def touch(self, *digests: Digest) -> None:
@@ -177,7 +177,7 @@ class Store:
 
     def reservation(self, upstream: str) -> Reservation:
         """Return room for an object, none yet; it grows by evicting what was used longest ago."""
-        return self._changes.reservation(upstream)
+        return self.changes.reservation(upstream)
 
     async def commit_blob(
         self, partial: Partial, source: Repository, scope: str, reservation: Reservation
@@ -205,7 +205,7 @@ class Store:
             note()
             partial.publish()  # it is locked itself until its last reader has gone
 
-        await self._changes.commit(commit, publish, reservation)
+        await self.changes.commit(commit, publish, reservation)
 
     async def answered_blob(
         self, repository: Repository, digest: Digest, scope: str, size_bytes: int | None
@@ -262,11 +262,11 @@ class Store:
 
     async def remove(self, digest: Digest) -> int:
         """Remove an object unless it is in use or pinned; returns the bytes that it freed."""
-        return await self._changes.remove(digest)
+        return await self.changes.remove(digest)
 
     async def drop(self, digest: Digest, is_lost: Callable[[], bool]) -> bool:
         """Forget an object whose file is wrong or gone, if that is so; see ``Changes.drop``."""
-        return await self._changes.drop(digest, is_lost)
+        return await self.changes.drop(digest, is_lost)
 
     async def adopt(self, commit: Commit) -> None:
         """Write the row of an object whose file stands where it belongs already.
@@ -275,7 +275,7 @@ class Store:
             FileNotFoundError: it is gone, or going.
         """
         path = self._layout.blob(Digest.parse(commit.digest))
-        await self._changes.commit(commit, lambda: open_kept(path), self.reservation(""))
+        await self.changes.commit(commit, lambda: open_kept(path), self.reservation(""))
 
     def is_under_way(self, digest: str) -> bool:
         """Return whether an object is being given its name now."""
@@ -312,8 +312,8 @@ class Store:
         """Stay below the bound and write last uses, every few seconds, for ever."""
         while True:
             try:
-                await self._changes.settle()
-                await self._changes.expire()
+                await self.changes.settle()
+                await self.changes.expire()
                 await self.trim()
                 await self.flush()
             except OSError as error:
@@ -322,7 +322,7 @@ class Store:
 
     async def trim(self) -> None:
         """Go below the bound, which may have been lowered since the last start."""
-        await self.space.trim(self._changes.evict)
+        await self.space.trim(self.changes.evict)
 
     async def flush(self) -> None:
         """Write the last uses that are pending."""
@@ -342,7 +342,7 @@ class Store:
         except OSError as error:
             _log.error("the last uses could not be written", reason=str(error))
         await self.space.close()
-        await self._changes.close()
+        await self.changes.close()
         await self._pools.index_read.run(self._index.close)
         await self._pools.index_write.run(self._index.close)
         await self._pools.inspect.run(self._index.close)
@@ -368,7 +368,7 @@ class Store:
         try:
             if await self.facts.object(digest) is None:
                 await reservation.grow(len(content))
-            await self._changes.commit(
+            await self.changes.commit(
                 commit, lambda: self._written_whole(digest, content, note), reservation
             )
         finally:

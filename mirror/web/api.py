@@ -20,6 +20,7 @@ _STATUS: Final = {
     RefusalCode.NOT_FOUND: 404,
     RefusalCode.BUSY: 409,
     RefusalCode.FULL: 503,
+    RefusalCode.UNFIT: 422,
 }
 _FLAGS: Final = {"1": True, "true": True, "0": False, "false": False}
 _SEE: Final = f"{PREFIX}/openapi.json lists what there is"

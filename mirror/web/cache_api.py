@@ -1,8 +1,7 @@
 """The cache over HTTP, for the command line and for scripts: ``/api/v1/cache…``."""
 
-from collections.abc import Callable
 from contextlib import aclosing, suppress
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -15,7 +14,8 @@ from mirror.store.referring import Referrer
 from mirror.store.sweep import Swept
 from mirror.store.usage import Usage
 from mirror.store.withdrawal import Removed
-from mirror.web.openapi import JSON, NDJSON, Asked, Parameter, Route
+from mirror.web.openapi import NDJSON, Asked, Parameter, Route
+from mirror.web.replies import replied
 
 _DRY_RUN: Final = Parameter(
     name="dry_run", description="Change nothing, only say what would be.", is_flag=True
@@ -226,7 +226,4 @@ class CacheApi:
         return await self._answer(Unpinned(await self._cache.unpin(image)))
 
     async def _answer(self, result: msgspec.Struct) -> web.Response:
-        # A large cache is a large list: not on the event loop.
-        encode: Callable[[Any], bytes] = msgspec.json.encode
-        body = await self._pool.run(encode, result)
-        return web.Response(body=body, headers={"Content-Type": JSON})
+        return await replied(self._pool, result)

@@ -11,6 +11,7 @@ import mirror
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
+TAR: Final = "application/x-tar"
 SSE: Final = "text/event-stream"
 
 
@@ -59,6 +60,8 @@ class Route:
     parameters: tuple[Parameter, ...] = ()
     body: type[msgspec.Struct] | None = None
     content_type: str = JSON
+    upload: str | None = None
+    """The type of a body that is read as it comes."""
 
 
 def document(prefix: str, routes: Iterable[Route]) -> bytes:
@@ -106,6 +109,8 @@ def _operation(route: Route, of_kind: Mapping[str, Any]) -> dict[str, Any]:
     if route.body is not None:
         content = {JSON: {"schema": of_kind[repr(route.body)]}}
         operation["requestBody"] = {"required": True, "content": content}
+    if route.upload is not None:
+        operation["requestBody"] = {"content": {route.upload: {"schema": {}}}}
     return operation
 
 

@@ -41,7 +41,7 @@ async def test_images_go_whole_and_their_refs_with_them(tmp_path: Path) -> None:
             clock.advance(100)
             await pull(store, pulled)
         whole = sum(each.size_bytes for each in (ONE, *ONE.blobs))
-        assert await store._changes.evict(whole) == whole
+        assert await store.changes.evict(whole) == whole
 
         assert await are_here(store, ONE) == [False] * 4
         assert await are_here(store, TWO) == [True] * 4
@@ -54,7 +54,7 @@ async def test_more_blobs_than_one_step_takes_go_with_their_manifest(tmp_path: P
     many = image(3, layers=150, layer_bytes=100)
     async with store_of(tmp_path) as store:
         await pull(store, many)
-        await store._changes.evict(1)
+        await store.changes.evict(1)
         assert files(tmp_path) == {}
         assert store.space.used_bytes == 0
 
@@ -66,7 +66,7 @@ async def test_what_nothing_links_goes_before_an_older_image(tmp_path: Path) -> 
         await pull(store, ONE)
         clock.advance(1000)
         await commit(store, lone)
-        await store._changes.evict(1)
+        await store.changes.evict(1)
 
         assert not await is_here(store, lone)
         assert await are_here(store, ONE) == [True] * 4
@@ -83,7 +83,7 @@ async def test_a_layer_that_was_touched_before_its_manifest_is_not_older_than_it
         store.touch(*(Digest.parse(each.digest) for each in ONE.blobs))
         clock.advance(30)
         await store.manifest(REPOSITORY, Digest.parse(ONE.digest), ANONYMOUS_SCOPE)
-        await store._changes.evict(1)
+        await store.changes.evict(1)
 
         assert await are_here(store, ONE) == [False] * 4  # and not a layer alone
 
@@ -97,9 +97,9 @@ async def test_what_is_open_stays_and_goes_when_it_is_closed(tmp_path: Path) -> 
         digest = Digest.parse(blob(1000).digest)
         stored = await store.open(digest, ANONYMOUS_SCOPE)
         assert stored is not None
-        assert await store._changes.evict(1) == await store.remove(digest) == 0
+        assert await store.changes.evict(1) == await store.remove(digest) == 0
         stored.close()
-        assert await store._changes.evict(1) == 1000
+        assert await store.changes.evict(1) == 1000
 
 
 async def test_room_that_comes_within_a_second_is_waited_for(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ async def test_what_nobody_asked_for_since_expires(tmp_path: Path) -> None:
         clock.advance(3000)
         await pull(store, TWO)
         clock.advance(700)
-        await store._changes.expire()
+        await store.changes.expire()
 
         assert await are_here(store, ONE) == [False] * 4
         assert await are_here(store, TWO) == [True] * 4
@@ -213,16 +213,16 @@ async def test_what_is_pinned_stays_with_all_its_platforms_or_some(tmp_path: Pat
         await pull(store, TWO)
         await store.keep_tag(REPOSITORY, tag, TagRow(both.digest, 1, 1))
         await store.pin(REPOSITORY, tag, ("linux/arm64",))
-        await store._changes.evict(1 << 30)
+        await store.changes.evict(1 << 30)
         assert await are_here(store, TWO) == [True] * 4
         assert await is_here(store, both)
         assert await are_here(store, ONE) == [False] * 4
     async with store_of(tmp_path) as store:  # and after a restart
-        assert await store._changes.evict(1 << 30) == 0
+        assert await store.changes.evict(1 << 30) == 0
         assert await store.remove(Digest.parse(TWO.digest)) == 0
         assert await store.unpin(REPOSITORY, tag)
         assert not await store.unpin(REPOSITORY, tag)
-        await store._changes.evict(1 << 30)
+        await store.changes.evict(1 << 30)
         assert files(tmp_path) == {}
 
 
@@ -232,7 +232,7 @@ async def test_a_pin_follows_its_tag(tmp_path: Path) -> None:
         for pulled in (ONE, TWO):
             await pull(store, pulled)
             await store.keep_tag(REPOSITORY, Tag("v1"), TagRow(pulled.digest, 1, 1))
-        await store._changes.evict(1 << 30)
+        await store.changes.evict(1 << 30)
         assert await are_here(store, ONE) == [False] * 4
         assert await are_here(store, TWO) == [True] * 4
 

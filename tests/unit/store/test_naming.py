@@ -41,7 +41,7 @@ async def test_a_manifest_that_comes_again_is_not_taken_away_by_an_eviction(
             unlink(victims)
 
         def name_during_eviction(*arguments: object) -> object:
-            evictions.append(asyncio.run_coroutine_threadsafe(store._changes.evict(2**40), loop))
+            evictions.append(asyncio.run_coroutine_threadsafe(store.changes.evict(2**40), loop))
             is_going.wait(5)
             try:
                 return name(*arguments)  # type: ignore[arg-type]  # as they came
@@ -65,12 +65,12 @@ async def test_what_is_being_named_is_neither_evicted_nor_dropped(tmp_path: Path
     async with store_of(tmp_path) as store:
         await commit(store, BLOB)
         store.parts.under_way[BLOB.digest] += 1
-        assert await store._changes.evict(2**40) == 0
+        assert await store.changes.evict(2**40) == 0
         assert await store.remove(digest) == 0
         assert not await store.drop(digest, lambda: True)
         assert files(tmp_path) == {BLOB.digest: BLOB.size_bytes}
         store.parts.under_way.clear()
-        assert await store._changes.evict(2**40) == BLOB.size_bytes
+        assert await store.changes.evict(2**40) == BLOB.size_bytes
 
 
 async def test_a_row_that_cannot_be_written_takes_no_file_of_another_row(
@@ -98,9 +98,9 @@ async def test_a_pinned_object_whose_file_is_gone_goes(tmp_path: Path) -> None:
         await keep(store, IMAGE)
         await store.pin(REPOSITORY, Digest.parse(IMAGE.digest))
         assert IMAGE.digest in store.pins.digests
-        assert await store._changes.evict(2**40) == 0
+        assert await store.changes.evict(2**40) == 0
         next((tmp_path / "blobs").rglob(IMAGE.digest.partition(":")[2])).unlink()
-        await store._changes.evict(2**40)
+        await store.changes.evict(2**40)
 
         assert row(store, IMAGE) is None
         assert store.space.used_bytes == 0

@@ -317,7 +317,7 @@ async def test_what_a_confirmed_tag_leads_to_is_the_last_to_go(tmp_path: Path) -
 
     async with store_of(tmp_path) as store:
         first = [old.digest, *(each.digest for each in old.blobs)]
-        await store._changes.evict(1)
+        await store.changes.evict(1)
         gone = [each for each in first if not await store.has(Digest.parse(each), ANONYMOUS_SCOPE)]
         assert gone == first  # whole
         for each in (new, *new.blobs):
@@ -396,7 +396,7 @@ async def test_evicting_a_recovered_object_removes_what_says_that_it_is_here(
     _delete(tmp_path / "index")
 
     async with store_of(tmp_path) as store:
-        await store._changes.evict(1 << 20)
+        await store.changes.evict(1 << 20)
         assert files(tmp_path) == {}
         assert store.space.used_bytes == 0
     left = [path.name for path in (tmp_path / "refs").rglob("*") if path.is_file()]
