@@ -143,8 +143,11 @@ class Team:
     async def _keep(self, seat: _Seat) -> None:
         loop, attempt = asyncio.get_running_loop(), 0
         while not self._stopping.is_set():
-            started = loop.time()
-            code = await self._life(seat)
+            started, code = loop.time(), None
+            try:
+                code = await self._life(seat)
+            except OSError as error:
+                _log.error("a worker cannot be started", worker=seat.number, reason=str(error))
             if self._stopping.is_set():
                 return
             attempt = 1 if loop.time() - started > _STEADY_SECONDS else attempt + 1
@@ -165,7 +168,12 @@ class Team:
                     await self._stopping.wait()
 
     async def _life(self, seat: _Seat) -> int | None:
-        """Start a worker and wait for its end; returns its exit code if it began at all."""
+        """Start a worker and wait for its end; returns its exit code if it began at all.
+
+        Raises:
+            OSError: it cannot be started, or we cannot answer in its place.
+        """
+        await self._stand_in(seat)  # where that failed at the end of the last one
         ours, theirs = socket.socketpair()
         seat.desk = Desk(ours, self._floor, lambda: self._generation)
         seat.desk.tell(self._configure)
@@ -173,15 +181,19 @@ class Team:
             with theirs:
                 seat.spawned = await self._spawn(theirs, seat.listening)
             await self._serving(seat, seat.desk)
-        except OSError as error:
-            _log.error("a worker cannot be started", worker=seat.number, reason=str(error))
         finally:
-            if seat.ready.is_set():
-                seat.ready.clear()
-                self._floor.metrics.workers.dec()
+            code = await self._after(seat, seat.desk)
+        return code
+
+    async def _after(self, seat: _Seat, desk: Desk) -> int | None:
+        if seat.ready.is_set():
+            seat.ready.clear()
+            self._floor.metrics.workers.dec()
+        try:
             if not self._stopping.is_set():
                 await self._stand_in(seat)
-            await seat.desk.close()
+        finally:
+            await desk.close()
             code = await self._ended(seat)
         return code
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from mirror.app import running
 from mirror.domain.manifests import Manifest
@@ -124,6 +125,33 @@ async def test_without_any_worker_the_main_process_serves(
         assert up.metrics.registry.get_sample_value("mirror_workers") == 0
     assert "a worker cannot be started" in log_lines.getvalue()
     assert "no memory for that" in log_lines.getvalue()
+
+
+async def test_a_seat_outlives_a_lack_of_descriptors(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, log_lines: io.StringIO
+) -> None:
+    """Nobody would accept at its socket any more, to which the kernel goes on giving clients."""
+    assert mirror.up.team is not None
+    monkeypatch.setattr(team_module, "_PAUSE_SECONDS", 0.01)
+    stand_in, left = mirror.up.team._open, [1, 1]
+
+    async def refuse_once(listening: socket.socket) -> web.BaseSite:
+        if left:
+            left.pop()
+            listening.close()
+            raise OSError(24, "Too many open files")
+        return await stand_in(listening)
+
+    monkeypatch.setattr(mirror.up.team, "_open", refuse_once)
+    seat = mirror.up.team._seats[0]
+    assert seat.spawned is not None
+    seat.spawned.kill()
+    await mirror.becomes("mirror_workers", 1)
+    await mirror.becomes("mirror_workers", 2)
+    assert not left
+    for _ in range(8):
+        assert (await raw_get(mirror.host, mirror.port, "/v2/")).status == 200
+    assert "Too many open files" in log_lines.getvalue()
 
 
 async def test_a_worker_that_does_not_answer_holds_nobody_up_for_long(
