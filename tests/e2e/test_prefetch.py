@@ -65,7 +65,9 @@ def test_an_interrupted_prefetch_goes_on(
     mirror = start_mirror(upstreams.settings(), fill={"abandon": "stop"})
     image = seed.images[BIG]
     hold = upstreams.plain.hold(image.last_layer, image.last_layer_bytes // 2)
-    command = [*COMMAND, "prefetch", "--config", str(mirror.config), BIG]
+    # A shell starts what it puts into the background with this signal ignored.
+    default = ("env", "--default-signal=INT")
+    command = [*default, *COMMAND, "prefetch", "--config", str(mirror.config), BIG]
     with (tmp_path / "said").open("w+") as said:
         running = subprocess.Popen(command, cwd=PROJECT, stdout=said, stderr=said)
         half = image.last_layer_bytes // 2
