@@ -86,7 +86,15 @@ class Appender:
             self._on_progress()
             self._sync()
             self._start()
+        else:
+            self._drop_waiting()
         self._step.set()
+
+    def _drop_waiting(self) -> None:
+        """Give back what is not written any more: upstream waits for the memory, and we for it."""
+        for batch in self._waiting:
+            batch.release()
+        self._waiting, self._waiting_bytes = [], 0
 
     def _sync(self) -> None:
         """Sync beside what follows: on a slow disk that takes as long as the download."""

@@ -197,11 +197,12 @@ class Receiver(asyncio.BufferedProtocol):
         if self._is_paused and not self._is_over:
             self._is_paused = False
             self._transport.resume_reading()
+            self._tell()  # from now on the other end is waited for, and no longer our disk
 
     async def _more(self, idle_seconds: float, place: str) -> None:
         self._news = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(idle_seconds):
+            async with asyncio.timeout(None if self._is_paused else idle_seconds):
                 await self._news
         except TimeoutError:
             raise UpstreamTimeoutError(place) from None

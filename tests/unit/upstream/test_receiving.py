@@ -214,3 +214,25 @@ async def test_silence_is_a_timeout() -> None:
     receiver = Receiver(_Line(b""), asyncio.Protocol(), 5)
     with pytest.raises(UpstreamTimeoutError):
         await anext(receiver.batches(0.01, "http://upstream"))
+
+
+async def test_while_we_take_nothing_it_is_not_upstream_that_is_silent() -> None:
+    """A disk that stands still holds all memory that there is to receive into."""
+    line = _Line(_CONTENT[: 6 * SMALL])
+    receiver = Receiver(line, asyncio.Protocol(), 6 * SMALL, SMALL)
+    batches = receiver.batches(0.05, "http://upstream")
+    lent = []
+    for _ in range(SLABS_MAX):
+        line.give(receiver, SMALL)
+        lent.append(await anext(batches))
+    assert line.is_paused
+    coming = asyncio.ensure_future(anext(batches))
+    await asyncio.sleep(0.15)
+    assert not coming.done()
+    lent[0].release()
+    line.give(receiver, SMALL)
+    assert _received(await coming) == _CONTENT[4 * SMALL : 5 * SMALL]
+    for batch in lent[1:]:
+        batch.release()
+    with pytest.raises(UpstreamTimeoutError):
+        await anext(batches)
