@@ -161,7 +161,7 @@ class Webhooks:
             ) as answer:
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _RefusedError(str(error) or type(error).__name__) from None
+            raise _RefusedError(_reason(error)) from None
         except OSError as error:
             raise _RefusedError(f"secret_file: {error.strerror}") from None
         if not 200 <= status < 300:
@@ -176,6 +176,12 @@ class Webhooks:
                 timeout=_TIMEOUT,
             )
         return self._session
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientResponseError):  # its text has the whole URL
+        return f"it does not speak HTTP: {type(error).__name__}"
+    return str(error) or type(error).__name__
 
 
 def _secret(path: Path) -> bytes:

@@ -1,7 +1,9 @@
 """Webhooks: a real receiver is told what happens, in order, signed; and no pull waits for it."""
 
+import asyncio
 import hashlib
 import hmac
+import io
 import json
 import re
 from collections.abc import AsyncIterator
@@ -217,3 +219,23 @@ async def test_a_reload_is_followed_and_a_lost_key_is_no_way_around_it(
         sender.follow([])
         metrics.events.tell(EventKind.UP, "docker.io", endpoint="x")
     assert len(receiver.requests) == 1
+
+
+async def test_an_answer_that_is_no_http_does_not_bring_the_address_to_the_log(
+    log_lines: io.StringIO,
+) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"220 mail.example ESMTP\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        hook = Webhook(url=f"http://127.0.0.1:{port}/services/hunter2", events=())
+        async with webhooks(hook) as (sender, metrics):
+            metrics.events.tell(EventKind.CACHED, "sha256:" + "0" * 64)
+            await sender.idle()
+            assert counted(metrics, "failed") == 1
+    assert "a webhook was not delivered" in log_lines.getvalue()
+    assert "hunter2" not in log_lines.getvalue()
