@@ -126,7 +126,7 @@ class Access:
             message = "the file of the admin token is empty or cannot be read"
             return Refusal(403, "token_unreadable", message, "look at server.admin.token_file")
         kind, _, offered = given.partition(" ")
-        if kind.lower() != "bearer" or not _same(offered.strip().encode(), token):
+        if kind.lower() != "bearer" or not _same(_bytes_of(offered.strip()), token):
             return Refusal(401, "token_wrong", "that is not the admin token", _REMEDY)
         return None
 
@@ -135,6 +135,10 @@ def _read_token(path: Path) -> bytes:
     # Read at every request: they are rare, and a rotated secret counts at once.
     with path.open("rb") as file:
         return file.read(_TOKEN_MAX_BYTES).strip()
+
+
+def _bytes_of(header: str) -> bytes:
+    return header.encode("utf-8", "surrogateescape")  # aiohttp reads what is no UTF-8 so
 
 
 def _same(given: bytes, expected: bytes) -> bool:

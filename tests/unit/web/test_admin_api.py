@@ -10,6 +10,7 @@ from multidict import CIMultiDict
 
 from mirror.settings import ListenAddress, Server
 from mirror.settings.server import Admin
+from tests.fakes.clients import get as raw_get
 from tests.fakes.content import image
 from tests.fakes.registry import FakeRegistry
 from tests.harness import ANY_PORT, Mirror, mirror_of
@@ -147,6 +148,19 @@ async def test_the_token_opens_another_address(
             assert not code or is_problem(content, code)
             assert TOKEN not in json.dumps(content)
             assert ("WWW-Authenticate" in answered) == (status == 401)
+
+
+async def test_a_token_that_is_no_text_is_wrong(
+    tmp_path: Path, upstream: FakeRegistry, token_file: Path
+) -> None:
+    async with mirror_of(
+        tmp_path / "cache", {"docker.io": upstream}, server=server(EVERYWHERE, token_file)
+    ) as up:
+        headers = [("Authorization", "Bearer \xff\xfe")]  # not UTF-8, which no client library sends
+        port = up.up.admin_listen.port
+        answer = await raw_get("127.0.0.1", port, "/api/v1/cache", headers)
+    assert answer.status == 401
+    assert is_problem(json.loads(answer.body), "token_wrong")
 
 
 async def test_a_rotated_token_counts_at_once_and_an_empty_one_opens_nothing(
