@@ -11,7 +11,7 @@ NO_PACKAGES = { echo "mirror: the packages could not be installed (pip says why 
 	"a network or, in PIP_INDEX_URL, a package index that can be reached; run the same command again." >&2; exit 1; }
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/.runtime ## Start a Docker Hub mirror on :5000 (PORT=…, ADMIN_PORT=…, CONFIG=FILE)
 	@if [ -n "$(PORT)" ]; then export MIRROR_SERVER__LISTEN="0.0.0.0:$(PORT)"; fi; \
@@ -99,7 +99,7 @@ clean: ## Remove the virtual environment and everything that was built
 	  .hypothesis .import_linter_cache
 	find mirror tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: cluster scan help run test workers lint format e2e conformance bench crash soak fuzz reliability build release clean
+.PHONY: cluster scan help run test workers lint format e2e conformance never-worse budget bench crash soak fuzz reliability build release clean
 
 # In an environment of its own: it brings a hundred packages along.
 build/checkov/bin/checkov: $(BIN)/python
