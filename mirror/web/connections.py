@@ -13,6 +13,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from mirror.domain.certificates import ClientCertificate
 from mirror.observe.logs import get_logger
@@ -91,6 +92,15 @@ class Connection(web.RequestHandler):
         """End at once: a mere close would wait for the client to take what is buffered."""
         if self.transport is not None:
             self.transport.abort()
+
+    def log_exception(self, *args: object, **kw: Any) -> None:  # noqa: ANN401 -- aiohttp's
+        """Log what aiohttp has caught; of a broken request not its bytes, which may be secret."""
+        error = kw.get("exc_info")
+        if isinstance(error, HttpProcessingError):
+            reason = type(error).__name__
+            _log.info("a request cannot be read", client=self.client, reason=reason)
+        else:
+            super().log_exception(*args, **kw)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""

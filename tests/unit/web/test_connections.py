@@ -1,6 +1,7 @@
 """How many connections a listener takes, and how long a client may take to ask (PROTOCOL S13)."""
 
 import asyncio
+import io
 import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -183,6 +184,30 @@ async def test_s13_who_takes_nothing_of_small_answers_is_disconnected(
         assert (await mirror.get(blob_path(pushed.digest))).body == pushed.content
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"GET /v2/\xff?secret-canary HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Registry-Auth: secret-canary\x01\r\n\r\n",
+    ],
+    ids=["path", "field"],
+)
+async def test_s19_of_a_request_that_cannot_be_read_one_short_line_is_logged(
+    tmp_path: Path, upstream: FakeRegistry, log_lines: io.StringIO, broken: bytes
+) -> None:
+    """Not the bytes that aiohttp stumbled over, which may be a credential, and no traceback."""
+    async with limited(tmp_path, upstream, Limits()) as mirror, AsyncExitStack() as stack:
+        client = await connect(mirror, stack)
+        await client.send(PING)
+        assert (await client.answer()).status == 200
+        await client.send(broken)
+        assert (await client.answer()).status == 400
+    logged = log_lines.getvalue()
+    assert "a request cannot be read" in logged
+    assert "secret-canary" not in logged
+    assert "Traceback" not in logged
 
 
 def test_many_connections_may_open_files() -> None:
