@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from functools import partial as bound
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mirror.app.tools import Tools
 from mirror.domain.access import wanted_claims
 from mirror.domain.claims import ClaimRules
 from mirror.domain.htpasswd import Parsed, parse_htpasswd, parse_tokens
 from mirror.runtime.fingerprints import Fingerprints
+from mirror.service.account_tokens import KubernetesTokens
 from mirror.service.authentication import (
     Authenticator,
     Passwords,
@@ -17,7 +18,6 @@ from mirror.service.authentication import (
     StaticTokens,
     read_reporting,
 )
-from mirror.service.identity_tokens import KeyRing, KubernetesTokens, OidcTokens
 from mirror.service.passes import Passes
 from mirror.service.ports import Verifier
 from mirror.service.watched_file import WatchedFile
@@ -25,6 +25,9 @@ from mirror.settings import Auth, KubernetesAuth, Oidc, Server, UpstreamTls
 from mirror.upstream.clouds.calls import Calls
 from mirror.upstream.identity import KubernetesApi, review, signing_keys
 from mirror.web.guard import Guard, GuardTerms
+
+if TYPE_CHECKING:
+    from mirror.service.identity_tokens import OidcTokens
 
 _MOUNTED: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """What Kubernetes mounts into every Pod."""
@@ -107,7 +110,7 @@ class AccessControl:
         read = bound(read_reporting, path, parse)
         return WatchedFile(path, read, Parsed(), self._tools.pools.users, self._tools.clock)
 
-    def _oidc(self, oidc: Oidc, claims: frozenset[str]) -> OidcTokens:
+    def _oidc(self, oidc: Oidc, claims: frozenset[str]) -> "OidcTokens":
         rules = ClaimRules(
             issuer=oidc.issuer,
             audience=oidc.audience,
@@ -117,6 +120,8 @@ class AccessControl:
             prefix=oidc.prefix,
             wanted=claims,
         )
+        from mirror.service.identity_tokens import KeyRing, OidcTokens  # noqa: PLC0415 -- large
+
         fetch = bound(signing_keys, self._calls, oidc.issuer, UpstreamTls(ca=oidc.ca))
         clock = self._tools.clock
         return OidcTokens(rules, KeyRing(oidc.issuer, fetch, clock), clock)

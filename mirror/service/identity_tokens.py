@@ -1,4 +1,7 @@
-"""Tokens of others: of OpenID issuers, checked by their keys, and of Kubernetes, by its word."""
+"""Tokens of OpenID issuers, checked by their keys.
+
+A module of its own, imported where there is an issuer: PyJWT and cryptography take 20 MiB.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
@@ -7,14 +10,12 @@ import jwt
 
 from mirror.domain.access import Identity
 from mirror.domain.claims import ClaimRules
-from mirror.domain.credentials import Bearer, Credential
+from mirror.domain.credentials import Credential
 from mirror.domain.errors import UpstreamTroubleError
 from mirror.observe.logs import get_logger
 from mirror.runtime.clock import Clock
-from mirror.runtime.fingerprints import Fingerprints
-from mirror.runtime.recent import MemoryTier, Recent
 from mirror.runtime.single_flight import SingleFlight
-from mirror.upstream.identity import Reviewed
+from mirror.service.account_tokens import shown_token
 
 ALGORITHMS: Final = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -25,10 +26,6 @@ KEYS_SECONDS: Final = 3600.0
 LOOK_AGAIN_SECONDS: Final = 30.0
 """How often an unknown key may make us ask for the keys."""
 _KINDS: Final = frozenset({"RSA", "EC", "OKP"})
-_REVIEWED_SECONDS: Final = 60.0
-_REFUSED_SECONDS: Final = 10.0
-_ENTRY_BYTES: Final = 1000
-_JWT_MAX_CHARS: Final = 16 * 1024
 _UNREADABLE: Final = (jwt.PyJWTError, ValueError, TypeError, RecursionError)
 """What PyJWT raises at junk: besides its own errors, those of JSON that is nested deeply, of
 keys whose fields are of another type, and of text that is not UTF-8."""
@@ -36,13 +33,6 @@ keys whose fields are of another type, and of text that is not UTF-8."""
 _log = get_logger("auth")
 
 FetchKeys = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
-Review = Callable[[str], Awaitable[Reviewed | None]]
-
-
-def shown_token(credential: Credential) -> str | None:
-    """Return the JSON Web Token that is shown: as Bearer, or as the password of any user."""
-    text = credential.token if isinstance(credential, Bearer) else credential.password
-    return text if text.count(".") == 2 and len(text) <= _JWT_MAX_CHARS else None
 
 
 class KeyRing:
@@ -157,31 +147,3 @@ _SIGNATURE_ONLY: Final[Any] = {
     "verify_aud": False,
     "verify_iss": False,
 }
-
-
-class KubernetesTokens:
-    """Service account tokens by TokenReview; its word is believed for a minute."""
-
-    def __init__(self, review: Review, tier: MemoryTier, fingerprints: Fingerprints) -> None:
-        self._review = review
-        self._fingerprints = fingerprints
-        self._known: Recent[Reviewed | bool] = Recent(tier, "review", lambda _: _ENTRY_BYTES)
-        self._flights: SingleFlight[bytes, Reviewed | None] = SingleFlight()
-        self._self = object()  # not id(self): who comes after us may get the same
-
-    async def identify(self, credential: Credential) -> Identity | None:
-        """Return the service account; raises UpstreamTroubleError if that cannot be told now."""
-        token = shown_token(credential)
-        if token is None:
-            return None
-        mark = self._fingerprints.of(token)
-        found: Reviewed | bool | None = await self._known.get((self._self, mark))
-        if found is None:
-            found = await self._flights.do(mark, lambda: self._review(token)) or False
-            seconds = _REVIEWED_SECONDS if found else _REFUSED_SECONDS
-            await self._known.put((self._self, mark), found, ttl_seconds=seconds)
-        return Identity(found.username, found.groups) if isinstance(found, Reviewed) else None
-
-    async def close(self) -> None:
-        """Stop asking."""
-        await self._flights.close()

@@ -11,8 +11,8 @@ from mirror.runtime.clock import Clock
 from mirror.runtime.fingerprints import Fingerprints
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
+from mirror.service.account_tokens import KubernetesTokens
 from mirror.service.authentication import Passwords
-from mirror.service.identity_tokens import KubernetesTokens
 from mirror.service.watched_file import WatchedFile
 from mirror.upstream.identity import Reviewed
 
