@@ -78,6 +78,11 @@ class Connection(web.RequestHandler):
         """Tell whether the head of a request began before a moment and is still unfinished."""
         return self._head_began is not None and self._head_began < since
 
+    def resume_writing(self) -> None:
+        """Note that the client has taken what waited; what waits next may be just as large."""
+        self._untaken = None
+        super().resume_writing()
+
     def is_stalled(self, now: float, limit_seconds: float) -> bool:
         """Tell whether an answer waits for the client, which has taken nothing for so long."""
         if not self._paused or self.transport is None:

@@ -8,10 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from mirror.app.listeners import allow_open_files
 from mirror.settings import Limits, Server
-from mirror.web.connections import client_of
+from mirror.web.connections import Connection, Gate, client_of
 from tests.fakes.clients import Ended, RawClient, compose
 from tests.fakes.content import blob
 from tests.fakes.registry import FakeRegistry
@@ -184,6 +185,30 @@ async def test_s13_who_takes_nothing_of_small_answers_is_disconnected(
         assert (await mirror.get(blob_path(pushed.digest))).body == pushed.content
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_s13_who_goes_on_taking_is_not_disconnected(
+    tmp_path: Path, upstream: FakeRegistry
+) -> None:
+    """Between two looks the same may wait again, after much has gone out: over TLS it often is."""
+
+    class Line(asyncio.Transport):
+        def get_write_buffer_size(self) -> int:
+            return 100_000
+
+    async with limited(tmp_path, upstream, Limits()) as mirror:
+        gate = Gate("registry", Limits(), mirror.up.metrics)
+        server = web.Server(lambda _: None)  # type: ignore[arg-type, return-value] # never asked
+        connection = Connection(gate, "192.0.2.1", server, {})
+        connection.transport = Line()
+        connection.pause_writing()
+        assert not connection.is_stalled(0, 60)
+        assert not connection.is_stalled(59, 60)
+        connection.resume_writing()
+        connection.pause_writing()
+        assert not connection.is_stalled(61, 60)
+        assert not connection.is_stalled(120, 60)
+        assert connection.is_stalled(121, 60)
 
 
 @pytest.mark.parametrize(
