@@ -2,7 +2,7 @@
 
 import asyncio
 import http.client
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlencode
@@ -13,7 +13,7 @@ from mirror.app import stopped_cache
 from mirror.cli.admin_connection import admin_connection, admin_url
 from mirror.domain.bundles import StoredInventory, read_inventory
 from mirror.runtime.unreadable import UNREADABLE
-from mirror.service.bundles import ExportWish
+from mirror.service.bundles import ExportWish, LeftOut
 from mirror.service.cache_admin import CacheAdmin, PinFacts
 from mirror.settings import Settings
 from mirror.store.checking import Event
@@ -26,6 +26,7 @@ from mirror.store.usage import Usage
 from mirror.store.withdrawal import Removed
 from mirror.web.admin_access import CSRF_HEADER
 from mirror.web.api import PREFIX
+from mirror.web.bundle_api import LEFT_OUT_HEADER
 from mirror.web.cache_api import Images, PinList, PinWish, Referrers, Unpinned
 from mirror.web.openapi import Problem, ProblemBody
 
@@ -72,8 +73,13 @@ class Cache(Protocol):
     def inventory(self) -> StoredInventory:
         """Return what is here that anybody may see."""
 
-    def export(self, wish: ExportWish, inventory: bytes) -> Iterator[bytes]:
-        """Return a bundle piece by piece; what the inventory names is not carried."""
+    def export(
+        self, wish: ExportWish, inventory: bytes, note: Callable[[LeftOut], None]
+    ) -> Iterator[bytes]:
+        """Yield a bundle piece by piece, and *note* what is not in it before.
+
+        What the *inventory* names is not carried.
+        """
 
     def take(self, bundle: Iterator[bytes]) -> Imported:
         """Import a bundle."""
@@ -174,9 +180,12 @@ class _Stopped:
     def inventory(self) -> StoredInventory:
         return self._run(self._cache.bundles.inventory())
 
-    def export(self, wish: ExportWish, inventory: bytes) -> Iterator[bytes]:
+    def export(
+        self, wish: ExportWish, inventory: bytes, note: Callable[[LeftOut], None]
+    ) -> Iterator[bytes]:
         present = read_inventory(inventory) if inventory else frozenset[str]()
-        pieces = self._run(self._cache.bundles.export(wish, present))
+        left_out, pieces = self._run(self._cache.bundles.export(wish, present))
+        note(left_out)
         try:
             while (piece := self._run(_next(pieces))) is not None:
                 yield piece
@@ -307,7 +316,9 @@ class _Running(AdminClient):
     def inventory(self) -> StoredInventory:
         return self.ask("GET", "/cache/inventory", StoredInventory)
 
-    def export(self, wish: ExportWish, inventory: bytes) -> Iterator[bytes]:
+    def export(
+        self, wish: ExportWish, inventory: bytes, note: Callable[[LeftOut], None]
+    ) -> Iterator[bytes]:
         query = [
             *(("ref", each) for each in wish.images),
             *(("platform", each) for each in wish.platforms),
@@ -316,6 +327,7 @@ class _Running(AdminClient):
             ("private", str(int(wish.private))),
         ]
         with self.asked("POST", "/cache/export", query, inventory) as answer:
+            note(msgspec.json.decode(answer.headers[LEFT_OUT_HEADER] or "", type=LeftOut))
             while piece := answer.read(_PIECE_BYTES):
                 yield piece
 

@@ -24,6 +24,7 @@ from mirror.cli.tables import counted, human_size
 
 if TYPE_CHECKING:
     from mirror.domain.bundles import Contents
+    from mirror.service.bundles import LeftOut
     from mirror.store.importing import Imported
 
 _FILE = "bundle.tar, .tar.gz or .tar.zst."
@@ -74,15 +75,16 @@ def export(
         inventory = b"" if missing_in is None else files.inventory(missing_in)
         everything |= missing_in is not None and not images
         wish = ExportWish(tuple(images), everything, since, tuple(platforms or ()), with_private)
-        head = files.Head(cache.export(wish, inventory), sign=key)
+        left_out: list[LeftOut] = []
+        head = files.Head(cache.export(wish, inventory, left_out.append), sign=key)
         with files.writing(path, is_private=with_private) as sink:
             for piece in head:
                 sink.write(piece)
     if head.contents is not None:
-        _show_export(path, head.contents, output)
+        _show_export(path, head.contents, left_out[0], output)
 
 
-def _show_export(path: Path, contents: "Contents", output: Output) -> None:
+def _show_export(path: Path, contents: "Contents", left_out: "LeftOut", output: Output) -> None:
     carried = sum(1 for _ in contents.carried)
     facts = {
         "file": str(path),
@@ -91,8 +93,8 @@ def _show_export(path: Path, contents: "Contents", output: Output) -> None:
         "objects": len(contents.objects),
         "carried_objects": carried,
         "carried_bytes": contents.carried_bytes,
-        "private_left_out": contents.private_left_out,
-        "incomplete_left_out": contents.incomplete_left_out,
+        "private_left_out": left_out.private,
+        "incomplete_left_out": left_out.incomplete,
     }
     if output is Output.JSON:
         write_json(facts)
@@ -105,8 +107,8 @@ def _show_export(path: Path, contents: "Contents", output: Output) -> None:
         + (f"; {left} more are there already" if left else "")
     )
     for count, why in (
-        (contents.private_left_out, "came with credentials (--with-private carries them)"),
-        (contents.incomplete_left_out, "not whole here (`mirror prefetch` completes them)"),
+        (left_out.private, "came with credentials (--with-private carries them)"),
+        (left_out.incomplete, "not whole here (`mirror prefetch` completes them)"),
     ):
         if count:
             complain(f"left out: {counted(count, 'image')}, {why}")

@@ -95,18 +95,12 @@ class BundledRepository(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class Contents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that is in a bundle; ``index`` is the digest of its ``index.json``.
-
-    ``left_out`` is how many images that were meant are not in it: their bytes came with
-    credentials, or they are not whole.
-    """
+    """All that is in a bundle; ``index`` is the digest of its ``index.json``."""
 
     version: int
     index: str
     objects: tuple[BundledObject, ...]
     repositories: tuple[BundledRepository, ...]
-    private_left_out: int = 0
-    incomplete_left_out: int = 0
 
     @property
     def carried(self) -> Iterator[BundledObject]:

@@ -43,6 +43,16 @@ class ExportWish(msgspec.Struct, frozen=True):
     private: bool = False
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """How many images that globs meant are not in a bundle.
+
+    Those of ``private`` came with credentials; ``incomplete`` ones are not whole here.
+    """
+
+    private: int
+    incomplete: int
+
+
 class Bundles:
     """Makes and takes bundles of one store."""
 
@@ -84,14 +94,14 @@ class Bundles:
 
     async def export(
         self, wish: ExportWish, present: frozenset[str] = frozenset()
-    ) -> AsyncGenerator[bytes, None]:
-        """Gather what is meant, and return the bundle piece by piece.
+    ) -> tuple[LeftOut, AsyncGenerator[bytes, None]]:
+        """Gather what is meant, and return what is not in it, and the bundle piece by piece.
 
         Raises:
             RefusedError: it cannot be; before the first piece, or when an object goes meanwhile.
         """
         packing = await self._packing(wish, present)
-        return self._pieces(packing)
+        return LeftOut(packing.private, packing.incomplete), self._pieces(packing)
 
     async def _pieces(self, packing: Packing) -> AsyncGenerator[bytes, None]:
         try:
@@ -156,7 +166,7 @@ class Bundles:
     async def _add_some(
         self, packing: Packing, chosen: Iterable[Chosen], since: float, *, is_counted: bool = True
     ) -> None:
-        """Take what may be carried of some images; the bundle says how much was left out."""
+        """Take what may be carried of some images; how many were left out is counted."""
         for repository, reference in chosen:
             try:
                 await self._store.parts.pools.inspect.run(packing.add, repository, reference, since)

@@ -172,8 +172,6 @@ class Packing:
                 for each in sorted(self._facts.items(), key=lambda one: one[0])
                 if each[1].manifests
             ),
-            self.private,
-            self.incomplete,
         )
         return msgspec.json.encode(found), index, found
 

@@ -5,6 +5,7 @@ from contextlib import aclosing, suppress
 from typing import Final
 
 import aiohttp
+import msgspec
 from aiohttp import web
 
 from mirror.domain.bundles import BundleInvalidError, StoredInventory, read_inventory
@@ -16,6 +17,7 @@ from mirror.store.importing import Imported
 from mirror.web.openapi import JSON, TAR, Asked, Parameter, Route
 from mirror.web.replies import replied
 
+LEFT_OUT_HEADER: Final = "X-Mirror-Left-Out"
 _INVENTORY_MAX_BYTES: Final = 64 << 20
 _CHOICE: Final = (
     Parameter(name="ref", description="An image or a glob."),
@@ -103,8 +105,9 @@ class BundleApi:
             asked.texts["platform"],
             "private" in asked.flags,
         )
-        response = web.StreamResponse(headers={"Content-Type": TAR})
-        pieces = await self._bundles.export(wish, present)  # what is refused, is so before
+        left_out, pieces = await self._bundles.export(wish, present)  # what is refused, is so now
+        headers = {"Content-Type": TAR, LEFT_OUT_HEADER: msgspec.json.encode(left_out).decode()}
+        response = web.StreamResponse(headers=headers)
         async with aclosing(pieces):
             await response.prepare(request)
             with suppress(ConnectionError):  # the client has gone: that ends it
