@@ -14,7 +14,7 @@ from mirror.runtime.pools import Pool
 from mirror.service.bundles import Bundles, ExportWish
 from mirror.service.refusals import RefusalCode, RefusedError
 from mirror.store.importing import Imported
-from mirror.web.openapi import JSON, TAR, Asked, Parameter, Route
+from mirror.web.openapi import BYTES, JSON, TAR, Asked, Parameter, Route
 from mirror.web.replies import replied
 
 LEFT_OUT_HEADER: Final = "X-Mirror-Left-Out"
@@ -66,7 +66,7 @@ class BundleApi:
                 summary="Enter a bundle: all of it, or nothing.",
                 handler=self._import,
                 result=Imported,
-                upload=TAR,
+                upload=BYTES,
             ),
             Route(
                 method="GET",

@@ -12,6 +12,7 @@ import mirror
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 TAR: Final = "application/x-tar"
+BYTES: Final = "application/octet-stream"
 SSE: Final = "text/event-stream"
 
 
