@@ -16,6 +16,8 @@ from mirror.runtime.pools import Pool
 from mirror.settings import Limits, ServerTls
 from mirror.web.connections import Gate
 
+FLUSH_SECONDS: Final = 3.0
+"""How long closed connections have, at the end, to send what they still hold."""
 _MORE_FILES: Final = 2048
 _log = logs.get_logger("app")
 
@@ -62,6 +64,7 @@ class Listener:
         tls = None if certificates is None else lambda: certificates.context
         gate = Gate(self.name, self._limits, self._metrics, tls)
         await runner.setup()
+        stack.push_async_callback(gate.emptied, FLUSH_SECONDS)  # after the clean-up, below
         stack.push_async_callback(runner.cleanup)
         stack.callback(gate.close)
         stack.push_async_callback(cancel, started(gate.watch()))

@@ -191,6 +191,8 @@ class Gate:
         self._by_client: Counter[str] = Counter()
         self._total = 0
         self._connections: set[Connection] = set()
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
         self._shaking: set[asyncio.Task[None]] = set()
         self._dropped: Counter[str] = Counter()
         self._detail = ""
@@ -236,6 +238,18 @@ class Gate:
                 self._dropped.clear()
                 self._detail = ""
 
+    async def emptied(self, limit_seconds: float) -> None:
+        """Wait until all connections have gone, for so long at most.
+
+        One that is closed first sends what it has; over TLS, or with much in its buffer, that
+        outlasts the answer, and the end of the process would cut it off.
+        """
+        try:
+            async with asyncio.timeout(limit_seconds):
+                await self._is_empty.wait()
+        except TimeoutError:
+            _log.info("connections are left behind", count=len(self._connections))
+
     def close(self) -> None:
         """End the handshakes that are under way."""
         for task in self._shaking:
@@ -268,12 +282,15 @@ class Gate:
         assert self._make is not None  # noqa: S101 -- it is open
         connection = self._make(client)
         self._connections.add(connection)
+        self._is_empty.clear()
         return connection
 
     def left(self, client: str, connection: Connection | None = None) -> None:
         """Count that an admitted connection has ended."""
         if connection is not None:
             self._connections.discard(connection)
+            if not self._connections:
+                self._is_empty.set()
         self._total -= 1
         self._by_client[client] -= 1
         if not self._by_client[client]:

@@ -3,8 +3,9 @@
 import asyncio
 import io
 import resource
+import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,38 @@ async def test_s13_who_goes_on_taking_is_not_disconnected(
         assert not connection.is_stalled(61, 60)
         assert not connection.is_stalled(120, 60)
         assert connection.is_stalled(121, 60)
+
+
+async def test_connections_that_are_closed_have_time_to_send_what_they_hold(
+    mirror: Mirror, log_lines: io.StringIO
+) -> None:
+    """The clean-up of a listener waits for answers, and not for what waits behind them."""
+    held = b"x" * (16 << 20)
+
+    async def write(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.write(held)  # more than the kernel takes
+        return web.Response()
+
+    gate = Gate("registry", Limits(), mirror.up.metrics)
+    runner = web.ServerRunner(web.Server(write), shutdown_timeout=1)
+    await runner.setup()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        await gate.open(runner, listening)
+        async with await RawClient.connect("127.0.0.1", port) as client:
+            await client.send(PING)
+            assert await client.read(1) == b"x"
+            await runner.cleanup()
+            await gate.emptied(0.01)
+            assert "connections are left behind" in log_lines.getvalue()
+            emptied = asyncio.create_task(gate.emptied(10))
+            assert await client.read(len(held) - 1) == held[1:]
+            with suppress(EOFError):
+                while True:
+                    await client.read(1)
+            await emptied
+    assert log_lines.getvalue().count("connections are left behind") == 1
 
 
 @pytest.mark.parametrize(
