@@ -18,6 +18,16 @@ from typing import Any, Final
 from mirror.config import ConfigError, load, show
 from mirror.domain.backoff import retry_after_seconds
 from mirror.domain.budget import Budget, Reading
+from mirror.domain.bundles import (
+    BLOCK_BYTES,
+    CONTENTS,
+    BundleInvalidError,
+    header,
+    object_path,
+    read_contents,
+    read_inventory,
+    read_size,
+)
 from mirror.domain.challenge import Origin, parse_challenges, realm_allowed, usable
 from mirror.domain.claims import ClaimRules
 from mirror.domain.credentials import Bearer, MalformedError, parse_authorization
@@ -171,6 +181,23 @@ def stored(data: bytes) -> None:
     read_ref(path, ManifestRef)
     read_ref(path, BlobRef)
     read_sidecar(path)
+
+
+def bundle(data: bytes) -> None:
+    """What a bundle says of itself, and the heads of its files."""
+    with suppress(BundleInvalidError):
+        assert all(isinstance(each, str) for each in read_inventory(data))
+    with suppress(BundleInvalidError):
+        assert 0 <= read_size(data[:BLOCK_BYTES], CONTENTS, 1000) <= 1000
+    with suppress(BundleInvalidError):
+        contents = read_contents(data)
+        for stored_object in contents.objects:
+            place = object_path(str(Digest.parse(stored_object.digest)))
+            assert _is_plain(place)
+            assert read_size(header(place, stored_object.size_bytes), place, 1 << 50) >= 0
+        for repository in contents.repositories:
+            assert _is_plain(f"{repository.upstream}/{repository.name}")
+            assert all(_is_plain(tag.name) for tag in repository.tags)
 
 
 def link(data: bytes) -> None:
@@ -347,6 +374,48 @@ TARGETS: Final[dict[str, Target]] = {
             b'{"x": ' + b"[" * 3000,
         ],
         ['"tags"', '"name"', '"manifests"', '"artifactType"', "\\ud800", "null", '"os"'],
+        max_bytes=8 * 1024,
+    ),
+    "bundle": Target(
+        bundle,
+        [
+            header(CONTENTS, 700),
+            _json({"version": 1, "objects": [_DIGEST]}),
+            _json(
+                {
+                    "version": 1,
+                    "index": _DIGEST,
+                    "objects": [
+                        {
+                            "digest": _DIGEST,
+                            "size_bytes": 2,
+                            "kind": "manifest",
+                            "scopes": ["_"],
+                            "carried": True,
+                        }
+                    ],
+                    "repositories": [
+                        {
+                            "upstream": "docker.io",
+                            "name": "library/alpine",
+                            "tags": [{"name": "v1", "digest": _DIGEST, "seen_at": 1.5}],
+                            "manifests": [{"digest": _DIGEST, "media_type": _OCI, "scope": "_"}],
+                            "lists": [],
+                        }
+                    ],
+                }
+            ),
+        ],
+        [
+            '"objects":',
+            '"scopes":',
+            '"carried":',
+            '"lists":',
+            '"filtered":',
+            "../",
+            "\\u0000",
+            "ustar",
+        ],
         max_bytes=8 * 1024,
     ),
     "stored": Target(
