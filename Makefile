@@ -21,7 +21,7 @@ run: $(VENV)/.runtime ## Start a Docker Hub mirror on :5000 (PORT=…, ADMIN_POR
 	exec $(BIN)/mirror serve
 
 test: $(VENV)/.dev ## Run the fast tests with coverage (no root, no network)
-	$(BIN)/pytest -n auto --cov --cov-report=term
+	$(BIN)/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal --cov --cov-report=term
 
 workers: $(VENV)/.dev ## Test several processes on one port: real ones, and the fast tests with four
 	$(BIN)/pytest tests/workers

@@ -20,7 +20,7 @@ from .image import USER, Image, Images, base_archive, pip_conf
 from .mirror_process import PROJECT
 from .seed import Seed
 
-PACKAGES_MIB = 75
+PACKAGES_MIB = 100
 """What Mirror and its packages may take in the image, without Python."""
 
 

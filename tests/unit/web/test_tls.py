@@ -21,7 +21,7 @@ from tests.fakes.certificates import Authority
 from tests.fakes.clients import RawClient
 from tests.fakes.content import blob, image
 from tests.fakes.registry import FakeRegistry
-from tests.harness import ANY_PORT, MIB, Mirror, gathered, mirror_of
+from tests.harness import ANY_PORT, MIB, Mirror, gathered, in_one_process, mirror_of
 from tests.unit.web.wire import REPOSITORY, blob_path, manifest_path
 
 IMAGE = image()
@@ -326,6 +326,7 @@ async def serial(mirror: Mirror, context: ssl.SSLContext) -> str:
     return str(shown)
 
 
+@in_one_process  # each of several looks at the files in its own time
 async def test_a_renewed_certificate_is_shown_and_a_bad_one_is_not(
     tmp_path: Path,
     upstream: FakeRegistry,
