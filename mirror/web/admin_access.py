@@ -33,6 +33,7 @@ _REMEDY: Final = (
     "`Authorization: Bearer …`"
 )
 _ROLES: Final = 'server.auth.rules give roles: `{who: "user:ops", admin: write}`'
+_CREDENTIAL_WRONG: Final = "credential_wrong"
 _log = get_logger("admin")
 
 
@@ -66,10 +67,19 @@ class Access:
         terms = self._terms()
         has_roles = any(rule.admin for rule in terms.rules)
         shows = given is not None or certified(request) is not None
-        if has_roles and shows:
-            refusal = await self._of_role(request, terms)
-            if refusal is None or self._token_file is None:
-                return refusal
+        if not has_roles or not shows:
+            return await self._without_role(request, given, has_roles=has_roles)
+        by_role = await self._of_role(request, terms)
+        if by_role is None or self._token_file is None:
+            return by_role
+        refusal = await self._without_role(request, given, has_roles=has_roles)
+        # Who is known, or may be, hears what is missing, and not that this is no admin token.
+        is_stranger = by_role.code == _CREDENTIAL_WRONG
+        return refusal if refusal is None or is_stranger else by_role
+
+    async def _without_role(
+        self, request: web.Request, given: str | None, *, has_roles: bool
+    ) -> Refusal | None:
         if given is not None and self._token_file is not None:
             return await self._of_token(given, self._token_file)
         if has_roles and self._token_file is None and not self._is_loopback:
@@ -99,7 +109,7 @@ class Access:
         except TroubleError as error:
             return Refusal(503, "cannot_tell", str(error), "try again soon")
         if identity is None:
-            return Refusal(401, "credential_wrong", "nobody here has this credential", _ROLES)
+            return Refusal(401, _CREDENTIAL_WRONG, "nobody here has this credential", _ROLES)
         needed = Role.READ if request.method in _READS else Role.WRITE
         if admin_role(terms.rules, identity) < needed:
             message = f"{identity.user} has not the role {needed.name.lower()!r}"

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from mirror.settings import Auth
-from mirror.settings.server import Server
+from mirror.settings.server import Admin, Server
 from tests.fakes.clock import FakeClock
 from tests.fakes.content import image
 from tests.fakes.registry import FakeRegistry
@@ -248,6 +248,29 @@ async def test_roles_open_the_admin_api(guarded: Mirror) -> None:
     assert await status("POST", basic("root", "r") | csrf) == 200
     assert await status("GET", basic("ann", SECRET)) == 403
     assert await status("GET", basic("root", "wrong")) == 401
+
+
+async def test_beside_an_admin_token_who_is_known_hears_what_is_missing(
+    tmp_path: Path, upstream: FakeRegistry
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("the-admin-token")
+    both = server(auth(tmp_path), admin=Admin(token_file=token))
+    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}, server=both) as mirror:
+
+        async def said(headers: dict[str, str]) -> str:
+            url = f"{mirror.admin_url}/api/v1/cache/gc"
+            async with mirror.session.post(url, headers=headers) as answer:
+                return str((await answer.json()).get("error", {}).get("code", "done"))
+
+        csrf = {"X-Mirror-CSRF": "1"}
+        assert await said(basic("ops", "o") | csrf) == "role_missing"
+        assert await said(bearer(TOKEN)) == "role_missing"
+        assert await said(basic("root", "r")) == "csrf_header_missing"
+        assert await said(basic("root", "r") | csrf) == "done"
+        assert await said(bearer("the-admin-token")) == "done"
+        assert await said(bearer("another")) == "token_wrong"
+        assert await said(csrf) == "done", "on loopback, anybody may"
 
 
 def test_credentials_in_plain_text_are_a_mistake_unless_wanted(tmp_path: Path) -> None:
