@@ -18,6 +18,9 @@ _READ_BYTES: Final = 256 * 1024
 _FILES_MAX: Final = 16
 _ROOM_FOR_FILES: Final = socket.CMSG_SPACE(_FILES_MAX * array.array("i").itemsize)
 
+LOST: Final = -1
+"""Heard instead of the descriptor of a file that this process had no room for."""
+
 Heard = Callable[[bytes, int | None], None]
 
 
@@ -38,7 +41,7 @@ class Channel:
         Args:
             end: The socket, which is ours from now on.
             heard: Called with each message, and with the descriptor of the file that came
-                with it, which is the callee's from then on.
+                with it, which is the callee's from then on; with ``LOST`` if it got lost.
             ended: Called once, when the other side is gone or ``close`` was called.
         """
         self._loop = asyncio.get_running_loop()
@@ -78,7 +81,8 @@ class Channel:
             if outgoing.file is not None:
                 os.close(outgoing.file)
         for file in self._files:
-            os.close(file)
+            if file != LOST:
+                os.close(file)
         self._outgoing.clear()
         self._files.clear()
         self._ended()
@@ -122,9 +126,12 @@ class Channel:
         for level, kind, content in rights:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 self._files.extend(_descriptors(content))
-        if not data or seen & socket.MSG_CTRUNC:
+        if not data:
             self.close()
             return
+        if seen & socket.MSG_CTRUNC:
+            # One read ends where a file comes in, and a message has one at most: it is this one.
+            self._files.append(LOST)
         self._received += data
         self._take()
 

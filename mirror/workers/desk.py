@@ -26,7 +26,7 @@ from mirror.service.served import Served
 from mirror.transfer.bodies import StoredBody
 from mirror.transfer.parts import Body, FilePart, ReadyBody
 from mirror.workers import messages
-from mirror.workers.channel import Channel
+from mirror.workers.channel import LOST, Channel
 from mirror.workers.messages import Led
 
 KEEP_MAX_SECONDS: Final = 2.0
@@ -108,7 +108,7 @@ class Desk:
 
     def _heard(self, message: bytes, file: int | None) -> None:
         self.heard += 1
-        if file is not None:
+        if file is not None and file != LOST:
             os.close(file)  # a worker has none that we need
         match messages.read_from_worker(message):
             case messages.Report() as report:

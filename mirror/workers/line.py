@@ -9,9 +9,10 @@ from typing import BinaryIO, Protocol, TypeVar
 
 import msgspec
 
+from mirror.domain.errors import OverloadedError
 from mirror.runtime import trail
 from mirror.workers import messages
-from mirror.workers.channel import Channel
+from mirror.workers.channel import LOST, Channel
 from mirror.workers.messages import Failure, Found, Part
 
 A = TypeVar("A", bound=Found)
@@ -52,6 +53,7 @@ class Line:
 
         Raises:
             MirrorError: what the main process raised.
+            OverloadedError: there was no room here for the file that came.
             MainGoneError: there is none.
         """
         number = next(self._numbers)
@@ -100,7 +102,8 @@ class Line:
     # --- hearing -----------------------------------------------------------------------------
 
     def _heard(self, message: bytes, descriptor: int | None) -> None:
-        file = None if descriptor is None else os.fdopen(descriptor, "rb", buffering=0)
+        is_lost = descriptor == LOST
+        file = None if descriptor is None or is_lost else os.fdopen(descriptor, "rb", buffering=0)
         match messages.read_to_worker(message):
             case messages.Configure() | messages.Forget() | messages.Drain() as told:
                 self._tellings += 1
@@ -109,6 +112,8 @@ class Line:
                 answer = self._waiting.pop(found.number, None)
                 if answer is None or answer.done():
                     _close(file)
+                elif is_lost:
+                    answer.set_exception(OverloadedError("a worker has too many open files"))
                 else:
                     answer.set_result((found, file, self._tellings))
 
