@@ -75,6 +75,8 @@ class AccessControl:
         if auth == self._auth:
             return  # what is remembered stays
         self._auth = auth
+        # Those that went are closed at the end only if somebody still waits for their answer.
+        self._asking = [source for source in self._asking if source.is_asking]
         self.guard.terms = GuardTerms() if auth is None else self._terms(auth)
         self.guard.passes.lifetime_seconds = (auth or Auth()).token_ttl_seconds
 

@@ -87,7 +87,6 @@ class Services:
         self.webhooks.follow(settings.webhooks)
         self.scheduler = Scheduler(self.prefetcher)
         self.scheduler.follow(schedules_of(settings))
-        self.webhooks.follow(settings.webhooks)
         self.pulls = PullAdmin(
             store=store,
             table=lambda: self.table,
@@ -166,6 +165,7 @@ class Services:
         self.store.pins.declare(declared_pins(settings))
         self.keeper.wake()
         self.scheduler.follow(schedules_of(settings))
+        self.webhooks.follow(settings.webhooks)
         self.access.reload(settings)
         self.registry.catalog_is_open = settings.server.catalog
         self.blobs.range_wait_seconds = settings.fill.range_wait_seconds

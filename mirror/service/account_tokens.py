@@ -47,6 +47,11 @@ class KubernetesTokens:
             await self._known.put((self._self, mark), found, ttl_seconds=seconds)
         return Identity(found.username, found.groups) if isinstance(found, Reviewed) else None
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return len(self._flights) > 0
+
     async def close(self) -> None:
         """Stop asking."""
         await self._flights.close()

@@ -60,6 +60,11 @@ class KeyRing:
             return next(iter(self._keys.values())) if len(self._keys) == 1 else None
         return self._keys.get(name)
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether somebody waits for the keys."""
+        return len(self._flights) > 0
+
     async def close(self) -> None:
         """Stop asking."""
         await self._flights.close()
@@ -125,6 +130,11 @@ class OidcTokens:
         name = header.get("kid")
         key = await self._keys.find(name if isinstance(name, str) else None)
         return None if key is None else self._holder(token, key)
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether somebody waits for the keys."""
+        return self._keys.is_asking
 
     async def close(self) -> None:
         """Stop asking for keys."""

@@ -1,6 +1,7 @@
 """A new configuration without a restart: by signal, by file, by a ConfigMap's swap of links."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,13 +14,24 @@ import yaml
 from mirror import config
 from mirror.app import running
 from mirror.app.reloading import Reloading
+from mirror.service.account_tokens import KubernetesTokens
 from mirror.settings import Settings
+from tests.fakes import answers
 from tests.fakes.content import blob, image
+from tests.fakes.origin import Origin
 from tests.fakes.registry import FakeRegistry
+from tests.fakes.wire import Recorded
 from tests.harness import MIB, Mirror
 from tests.unit.web.wire import REPOSITORY, blob_path, manifest_path
 
 ONE, TWO = image(1), image(2)
+
+
+class Receiver(Origin):
+    """Keeps what it is told."""
+
+    def answer(self, request: Recorded) -> answers.Answer:
+        return answers.text(204, "")
 
 
 class File:
@@ -41,7 +53,8 @@ class File:
             },
         }
         for section, fields in more.items():
-            data[section] = {**data.get(section, {}), **fields}  # type: ignore[dict-item] # YAML
+            is_list = isinstance(fields, list)
+            data[section] = fields if is_list else {**data.get(section, {}), **fields}  # type: ignore[dict-item] # YAML
         scratch = self.path.with_name("scratch")
         scratch.write_text(yaml.safe_dump(data), encoding="utf-8")
         scratch.replace(self.path)
@@ -115,6 +128,42 @@ async def test_who_may_pull_follows(mirror: Mirror, file: File, upstream: FakeRe
     await mirror.up.reloading.reload()
     assert (await mirror.get(manifest_path("v1"))).status == 200
     assert await applied(mirror) == 4
+
+
+async def test_who_is_told_what_happens_follows(
+    mirror: Mirror, file: File, upstream: FakeRegistry
+) -> None:
+    upstream.push(REPOSITORY, ONE, ["v1"])
+    async with Receiver() as receiver:
+        file.write(webhooks=[{"url": receiver.url}])
+        await mirror.up.reloading.reload()
+        await mirror.get(manifest_path("v1"))
+        await receiver.until(lambda: bool(receiver.requests))
+        assert ONE.digest.encode() in receiver.requests[0].body
+        file.write()
+        await mirror.up.reloading.reload()
+        await mirror.get(blob_path(ONE.config.digest))
+        await mirror.settled()
+        await receiver.quiet()
+        assert len(receiver.requests) == 1
+
+
+async def test_nothing_of_an_identity_provider_stays_when_it_goes(
+    mirror: Mirror, file: File
+) -> None:
+    def known() -> int:
+        gc.collect()
+        return sum(isinstance(each, KubernetesTokens) for each in gc.get_objects())
+
+    before = known()
+    for number in range(3):
+        kubernetes = {"url": f"https://127.0.0.1:{number + 1}", "audience": "mirror"}
+        file.write(server={"auth": {"kubernetes": kubernetes}})
+        await mirror.up.reloading.reload()
+        assert known() == before + 1
+    file.write()
+    await mirror.up.reloading.reload()
+    assert known() == before
 
 
 async def test_what_is_under_way_goes_on(
