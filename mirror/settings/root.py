@@ -171,8 +171,14 @@ class Settings(Section):
     @classmethod
     def _default_exists(cls, name: str, info: ValidationInfo) -> str:
         # Without "upstreams" these have mistakes of their own, which are reported.
-        if name not in info.data.get("upstreams", {name: None}):
-            raise ValueError("there is no such upstream")
+        there = info.data.get("upstreams", {name: None})
+        if not there:
+            raise ValueError(
+                "there is no upstream at all; name one below upstreams and here, or leave out "
+                "builtin_upstreams: false"
+            )
+        if name not in there:
+            raise ValueError(f"there is no such upstream; set it to one of {', '.join(there)}")
         return name
 
     @field_validator("pins", mode="after")

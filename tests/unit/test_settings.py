@@ -120,7 +120,14 @@ def test_without_the_well_known_ones_only_those_of_the_file_are_there() -> None:
     )
     assert list(built.upstreams) == ["a.example"]
     assert built.removed_upstreams == ()
-    assert "default_upstream" in mistakes(builtin_upstreams=False)
+
+
+def test_a_default_that_is_no_upstream_says_what_to_do() -> None:
+    said = mistakes(builtin_upstreams=False)["default_upstream"]
+    assert "name one below upstreams" in said
+    assert "leave out builtin_upstreams: false" in said
+    said = mistakes(builtin_upstreams=False, upstreams={"a.example": {}, "b.example": {}})
+    assert said["default_upstream"].endswith("one of a.example, b.example")
 
 
 def test_null_means_the_default() -> None:
