@@ -17,7 +17,6 @@ run: $(VENV)/.runtime ## Start a Docker Hub mirror on :5000 (PORT=…, ADMIN_POR
 	@if [ -n "$(PORT)" ]; then export MIRROR_SERVER__LISTEN="0.0.0.0:$(PORT)"; fi; \
 	if [ -n "$(ADMIN_PORT)" ]; then export MIRROR_SERVER__ADMIN_LISTEN="127.0.0.1:$(ADMIN_PORT)"; fi; \
 	if [ -n "$(CONFIG)" ]; then exec $(BIN)/mirror serve --config "$(CONFIG)"; fi; \
-	export MIRROR_LOG__FORMAT="$${MIRROR_LOG__FORMAT:-console}"; \
 	exec $(BIN)/mirror serve
 
 test: $(VENV)/.dev ## Run the fast tests with coverage (no root, no network)

@@ -76,7 +76,7 @@ class Running:
 
 def run(settings: Settings, source: Path | None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code of the process."""
-    logs.configure(settings.log.format, settings.log.level)
+    logs.configure(*logs.chosen(settings.log))
     allow_open_files(settings.server.limits.connections)
     tracing.configure()
     try:
@@ -104,7 +104,7 @@ async def _serve(settings: Settings, source: Path | None) -> None:
             directory=str(settings.cache.directory),
             configuration=str(source or "built-in"),
         )
-        if settings.log.format == "console":
+        if logs.chosen(settings.log)[0] == "console":
             server, upstreams = settings.server, list(settings.upstreams)
             tls, admin_tls = server.tls is not None, server.admin.tls is not None
             text = banner(up.listen, up.admin_listen, upstreams, tls=tls, admin_tls=admin_tls)

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from mirror.app.listeners import Listener
 from mirror.app.services import Services
 from mirror.app.tools import Tools
+from mirror.observe import logs
 from mirror.observe.requests import Ledger, PastRequests, Recorder
 from mirror.runtime import via
 from mirror.settings import Server, Settings, routing_table
@@ -106,11 +107,12 @@ def _floor(services: Services, recorder: Recorder, tools: Tools) -> Floor:
 def _known_to_workers(settings: Settings, key: bytes) -> Configure:
     table = routing_table(settings.upstreams, settings.default_upstream)
     upstreams = settings.upstreams.items()
+    log_format, log_level = logs.chosen(settings.log)
     return Configure(
         instance=via.INSTANCE,
         server=_share(settings.server).model_dump(mode="json"),
-        log_format=settings.log.format,
-        log_level=settings.log.level,
+        log_format=log_format,
+        log_level=log_level,
         names=dict(table.names),
         hosts=dict(table.hosts),
         default=table.default,

@@ -155,8 +155,8 @@ class Services:
         connections, tokens and breakers.
         """
         restart = list(_restarts(self._settings, settings))
-        if settings.log != self._settings.log:
-            logs.configure(settings.log.format, settings.log.level)
+        if logs.chosen(settings.log) != logs.chosen(self._settings.log):
+            logs.configure(*logs.chosen(settings.log))
         self._settings = settings
         self._policies.reload(settings.upstreams)
         self.upstreams.reload(settings.upstreams)

@@ -129,7 +129,7 @@ def _agent(log: "Log", root: Path, clients: "list[Told]") -> "NodeAgent":
     from mirror.clients.agent import NodeAgent  # noqa: PLC0415 -- slow
     from mirror.observe import logs  # noqa: PLC0415 -- slow
 
-    logs.configure(log.format, log.level)
+    logs.configure(*logs.chosen(log))
     return NodeAgent(root, clients)
 
 

@@ -16,6 +16,8 @@ from typing import Any, Final, Literal, TextIO
 import msgspec
 import structlog
 
+from mirror.settings import Log
+
 Format = Literal["json", "console"]
 
 _SECRET_KEYS: Final = re.compile(
@@ -162,6 +164,13 @@ def line(room: str, level: int, event: str, fields: dict[str, object]) -> None:
 
 def _encode(event: object, **_options: object) -> str:
     return msgspec.json.encode(event, enc_hook=str).decode()
+
+
+def chosen(log: Log) -> tuple[Format, str]:
+    """Return format and level; where no format is configured, a terminal gets that for people."""
+    if "format" not in log.model_fields_set and sys.stderr.isatty():
+        return "console", log.level
+    return log.format, log.level
 
 
 def configure(log_format: Format, level: str, stream: TextIO | None = None) -> None:

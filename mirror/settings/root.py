@@ -94,7 +94,7 @@ class Log(Section):
     """What is written to standard error."""
 
     format: Literal["json", "console"] = "json"
-    """One JSON object a line, or text for people."""
+    """One JSON object a line, or text for people, which is also what a terminal gets by default."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important lines that are written."""
 

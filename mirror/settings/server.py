@@ -54,7 +54,7 @@ class Limits(Section):
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     """Open connections of a listener, and so requests in progress; more are closed at once."""
     per_client: Annotated[int, Field(ge=1, le=1_000_000)] = 512
-    """Open connections of one client address, of IPv6 one network of 64 bits."""
+    """Open connections of one address (of IPv6, one /64), which clients behind one NAT share."""
 
 
 class AuthFile(Section):

@@ -126,8 +126,8 @@ def test_a_default_that_is_no_upstream_says_what_to_do() -> None:
     said = mistakes(builtin_upstreams=False)["default_upstream"]
     assert "name one below upstreams" in said
     assert "leave out builtin_upstreams: false" in said
-    said = mistakes(builtin_upstreams=False, upstreams={"a.example": {}, "b.example": {}})
-    assert said["default_upstream"].endswith("one of a.example, b.example")
+    others = mistakes(builtin_upstreams=False, upstreams={"a.example": {}, "b.example": {}})
+    assert others["default_upstream"].endswith("one of a.example, b.example")
 
 
 def test_null_means_the_default() -> None:

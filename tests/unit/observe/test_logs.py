@@ -3,13 +3,18 @@
 import io
 import json
 import logging
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.observe.logs import REDACTED, Format, configure, get_logger, redact_text
+from mirror import config
+from mirror.observe.logs import REDACTED, Format, chosen, configure, get_logger, redact_text
+from mirror.settings import Log
 
 SECRET = "canary-4711"
 
@@ -82,6 +87,21 @@ def test_a_level_is_a_floor() -> None:
     configure("json", "warning", lines)
     get_logger("test").info("quiet")
     assert lines.getvalue() == ""
+
+
+def test_a_terminal_gets_what_people_read_where_no_format_is_configured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "mirror.yaml"
+    file.write_text("log: {level: info}")
+    assert chosen(Log(level="debug")) == ("json", "debug")
+    person, ours = os.openpty()
+    with os.fdopen(person), os.fdopen(ours, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert chosen(Log(level="debug")) == ("console", "debug")
+        assert chosen(Log(format="json")) == ("json", "info")
+        for environ, found in (({"MIRROR_LOG__FORMAT": "json"}, "json"), ({}, "console")):
+            assert chosen(config.load(file, environ).settings.log) == (found, "info")
 
 
 @given(st.text(max_size=60), st.sampled_from(["json", "console"]))
