@@ -1,6 +1,7 @@
 """What all routes of the admin API have in common: access, checked input, errors as JSON."""
 
 from collections.abc import Awaitable, Callable, Iterable
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -36,7 +37,10 @@ class WrongInputError(Exception):
 def api(access: Access, routes: Iterable[Route]) -> web.Application:
     """Return the application to be mounted at ``PREFIX``."""
     routes = tuple(routes)
-    described = document(PREFIX, routes)
+
+    @cache  # made for the first who asks: hardly anybody does, and it would be 10 ms of each start
+    def described() -> bytes:
+        return document(PREFIX, routes)
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -48,7 +52,7 @@ def api(access: Access, routes: Iterable[Route]) -> web.Application:
         return await _answered(request, handler)
 
     async def describe(_request: web.Request) -> web.Response:
-        return web.Response(body=described, headers={"Content-Type": JSON})
+        return web.Response(body=described(), headers={"Content-Type": JSON})
 
     app = web.Application(middlewares=[guard])
     app.router.add_get("/openapi.json", describe)
