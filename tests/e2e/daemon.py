@@ -44,6 +44,14 @@ def eventually(condition: Callable[[], bool], what: str, *, seconds: float = 30)
         time.sleep(POLL_SECONDS)
 
 
+def assert_throughout(condition: Callable[[], bool], what: str, *, seconds: float) -> None:
+    """Fail the test if a condition of another process does not hold all this time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert condition(), what
+        time.sleep(POLL_SECONDS)
+
+
 def plain_environment() -> dict[str, str]:
     """Return the environment without HTTP proxies: everything here is on loopback."""
     return {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}

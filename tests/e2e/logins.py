@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,9 @@ def log_in(login: Login, *command: str | Path, environment: dict[str, str]) -> N
 class WithLogin(Client):
     """A client that can show a credential to the mirror."""
 
+    @abstractmethod
     def log_in(self, login: Login) -> None:
         """Show this credential from here on."""
-        raise NotImplementedError
 
 
 class DockerLogin(Docker, WithLogin):

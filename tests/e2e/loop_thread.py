@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ async def _cancel_all() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class Server:
+class Server(ABC):
     """An aiohttp application on a loopback port, which may stop and start again."""
 
     def __init__(self, loop: LoopThread, port: int) -> None:
@@ -53,9 +54,9 @@ class Server:
         """Where the server listens."""
         return f"http://127.0.0.1:{self.port}"
 
+    @abstractmethod
     def application(self) -> web.Application:
         """Return what is served; called at each start."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Listen."""

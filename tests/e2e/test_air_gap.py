@@ -195,9 +195,10 @@ def test_an_import_that_is_killed_is_done_again(
             # The first one tells when things happen; it is killed as soon as they do.
             if cut == 0:
                 while process.poll() is None and not objects(inside):
+                    assert time.monotonic() < began + 60, "nothing is imported"
                     time.sleep(0.001)
                 seconds = time.monotonic() - began
-            else:
+            else:  # at any moment of its life: nothing is waited for
                 time.sleep(chance.uniform(0.5 * seconds, 1.3 * seconds))
         finally:
             process.kill()
@@ -207,6 +208,7 @@ def test_an_import_that_is_killed_is_done_again(
     done = facts(inside, "cache", "import", file)
     assert done["objects"] == written["objects"]
     assert objects(inside) == written["objects"]
+    assert len(states) > 1, "all were killed at the same point"
     told(inside, "cache", "verify")
     again = tmp_path / "again.tar"
     told(inside, "cache", "export", "--all", again)

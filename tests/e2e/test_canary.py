@@ -316,11 +316,10 @@ async def running(
 async def _ready(mirror: Process, reading: asyncio.Task[tuple[bytes, bytes]]) -> None:
     async with asyncio.timeout(30):
         while not reading.done():
-            try:
+            with suppress(aiohttp.ClientError):
                 if await mirror.ask("GET", f"{mirror.admin_url}/readyz") == 200:
                     return
-            except aiohttp.ClientError:
-                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)
     raise AssertionError(reading.result()[0].decode())
 
 

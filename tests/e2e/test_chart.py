@@ -119,6 +119,24 @@ def pods(documents: list[Document]) -> Iterator[Document]:
             yield each["spec"]
 
 
+def assert_valid(documents: list[Document], version: str) -> None:
+    """Raise if one does not keep to the schema of its kind, or has a field that this lacks.
+
+    A field that a version does not have yet is for those who set it.
+    """
+    known = [each for each in documents if each["kind"] not in NOT_BUILT_IN]
+    assert known or documents, "nothing was rendered"
+    for document in known:
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_what_is_not_valid_is_found(tmp_path: Path) -> None:
+    documents = rendered({}, tmp_path)
+    kind(documents, *DOWNWARD)[0]["spec"]["replicsa"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError):
+        assert_valid(documents, KUBERNETES[-1])
+
+
 @pytest.mark.parametrize("name", VALUES)
 def test_lint_has_nothing_to_say(name: str, tmp_path: Path) -> None:
     file = tmp_path / "values.yaml"
@@ -130,10 +148,7 @@ def test_lint_has_nothing_to_say(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_every_document_is_valid(documents: list[Document], version: str) -> None:
     assert len(documents) >= 6
-    for document in documents:
-        if document["kind"] not in NOT_BUILT_IN:
-            # A field that this version does not have yet is for those who set it.
-            kubernetes_validate.validate(document, version, strict=True)
+    assert_valid(documents, version)
 
 
 def test_the_configuration_is_one_that_mirror_accepts(
@@ -169,6 +184,7 @@ def test_pods_are_restricted(request: pytest.FixtureRequest, documents: list[Doc
     # https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
     allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
     on_the_host = "daemon-on-the-host" in request.node.name
+    assert len([*pods(documents)]) >= 2, "the mirror, and Helm's test"
     for spec in pods(documents):
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -302,8 +318,11 @@ def test_alerts_and_dashboard_are_the_files(tmp_path: Path) -> None:
 
 
 def test_the_rules_do_what_their_tests_say() -> None:
-    run("promtool", "check", "rules", CHART / "files/alerts.yaml")
-    run("promtool", "test", "rules", PROJECT / "tests/observability/alerts_test.yaml")
+    """Promtool's exit code says so; a command that fails raises CommandError."""
+    checked = run("promtool", "check", "rules", CHART / "files/alerts.yaml")
+    assert re.search(r"SUCCESS: \d+ rules found", checked)
+    tested = run("promtool", "test", "rules", PROJECT / "tests/observability/alerts_test.yaml")
+    assert "SUCCESS" in tested
 
 
 def test_hadolint_has_nothing_to_say() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             url = f"{mirror.url}/v2/{_REPOSITORY}"
             eventually(lambda: oci.request(f"{mirror.admin_url}/readyz").status == 200, "ready")
             requests.ask_times(f"{url}/manifests/{pushed['digest']}", oci.MANIFEST, 10)
-            time.sleep(1)  # what is written once after the start is not of an operation
+            mirror.wait_until_quiet()  # what is written once after the start is of no operation
             yield Stage(
                 mirror,
                 f"{url}/blobs/{oci.digest_of(layer)}",

@@ -1,4 +1,8 @@
-"""The dashboard in a real browser, before a mirror that real bytes go through."""
+"""The dashboard in a real browser, before a mirror that real bytes go through.
+
+Playwright's ``expect`` is called ``assert_that`` here: it looks until what is said holds, or
+raises AssertionError if that does not come true in time.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import expect as assert_that
 
 from tests.fakes.content import Blob, artifact, blob, image, index
 from tests.fakes.registry import FakeRegistry
@@ -98,7 +103,7 @@ def pull(mirror: Mirror, repository: str, *references: str | Blob) -> None:
 def confirm(page: Page, name: str | re.Pattern[str]) -> None:
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("button", name=name).click()
-    expect(dialog).to_have_count(0)
+    assert_that(dialog).to_have_count(0)
 
 
 # --- every page ------------------------------------------------------------------------------
@@ -120,14 +125,15 @@ def test_every_page_is_whole_and_without_barriers(
 def test_the_overview_tells_what_was_saved(town: Mirror, windows: Callable[..., Window]) -> None:
     page = windows(town).open("#/")
     stats = page.locator(".stat")
-    expect(stats.nth(0)).to_contain_text(re.compile(r"7\d %of bytes; 6\d % of requests"))
-    expect(stats.nth(2)).to_contain_text(re.compile(r"7\s*of 10; 7 at Docker Hub"))
-    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
-    expect(page.get_by_role("region", name="Upstreams")).to_contain_text("Up")
-    expect(page.locator(".rate")).to_contain_text("61 of 100 left per 6 h")
-    expect(page.get_by_role("img", name="Throughput")).to_be_visible()
+    assert_that(stats.nth(0)).to_contain_text(re.compile(r"7\d %of bytes; 6\d % of requests"))
+    assert_that(stats.nth(2)).to_contain_text(re.compile(r"7\s*of 10; 7 at Docker Hub"))
+    assert_that(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    assert_that(page.get_by_role("region", name="Upstreams")).to_contain_text("Up")
+    assert_that(page.locator(".rate")).to_contain_text("61 of 100 left per 6 h")
+    assert_that(page.get_by_role("img", name="Throughput")).to_be_visible()
     page.get_by_role("button", name="1 h").click()
-    expect(page.get_by_role("button", name="1 h")).to_have_attribute("aria-pressed", "true")
+    assert_that(page.get_by_role("button", name="1 h")).to_have_attribute("aria-pressed", "true")
+    assert page.locator("button[aria-pressed=true]").count() == 1, "one span at a time"
 
 
 def test_a_running_pull_is_seen_live(
@@ -138,20 +144,20 @@ def test_a_running_pull_is_seen_live(
     gate = hub.hold_body(big.digest, after_bytes=4_000_000)
     window = windows(town)
     page = window.open("#/")
-    expect(page.get_by_text("No download is running.")).to_be_visible()
+    assert_that(page.get_by_text("No download is running.")).to_be_visible()
     pulls = [threading.Thread(target=pull, args=(town, "library/golang", big)) for _ in range(3)]
     for each in pulls:
         each.start()
     row = page.get_by_role("region", name="Running downloads").locator("tbody tr")
-    expect(row).to_contain_text("docker.io/library/golang")
-    expect(row).to_contain_text(re.compile(r"of 7\.63 MiB \(5\d %\)"))
-    expect(row.locator("td").last).to_have_text("3")
+    assert_that(row).to_contain_text("docker.io/library/golang")
+    assert_that(row).to_contain_text(re.compile(r"of 7\.63 MiB \(5\d %\)"))
+    assert_that(row.locator("td").last).to_have_text("3")
     window.shoot("running")
     assert window.barriers() == []
     loop_thread.loop.call_soon_threadsafe(gate.release)
     for each in pulls:
         each.join()
-    expect(page.get_by_text("No download is running.")).to_be_visible()
+    assert_that(page.get_by_text("No download is running.")).to_be_visible()
 
 
 # --- the catalogue ---------------------------------------------------------------------------
@@ -164,18 +170,19 @@ def test_the_catalogue_leads_from_a_search_to_the_layers(
     page.keyboard.press("/")
     page.keyboard.type("alp")
     rows = page.get_by_role("region", name="Repositories").locator("tbody tr")
-    expect(rows).to_have_count(1)
+    assert_that(rows).to_have_count(1)
     page.keyboard.press("Escape")
     rows.get_by_role("link").click()
     page.get_by_role("link", name="3.20").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("docker.io/library/alpine:3.20")
-    expect(page.get_by_text("serve it", exact=True)).to_be_visible()
+    assert_that(page.get_by_role("heading", level=1)).to_have_text("docker.io/library/alpine:3.20")
+    assert_that(page.get_by_text("serve it", exact=True)).to_be_visible()
     page.get_by_text("linux/amd64").last.click()
     layers = page.get_by_role("region", name="Layers").locator("tbody tr")
-    expect(layers).to_have_count(4)
-    expect(layers.nth(1)).to_contain_text("with 1 other image")
+    assert_that(layers).to_have_count(4)
+    assert_that(layers.nth(1)).to_contain_text("with 1 other image")
     page.get_by_role("link", name="Open it").click()
-    expect(page.get_by_role("heading", level=1)).to_contain_text(AMD.digest)
+    assert_that(page.get_by_role("heading", level=1)).to_contain_text(AMD.digest)
+    assert page.url.endswith(f"@{AMD.digest}")
 
 
 def test_the_catalogue_is_sorted_by_what_one_likes(
@@ -184,24 +191,26 @@ def test_the_catalogue_is_sorted_by_what_one_likes(
     page = windows(town).open("#/catalogue")
     names = page.get_by_role("region", name="Repositories").locator("tbody th")
     alpine, redis = "docker.io/library/alpine", "docker.io/library/redis"
-    expect(names).to_have_text([redis, alpine])
+    assert_that(names).to_have_text([redis, alpine])
     page.get_by_role("button", name="Repository").click()
-    expect(names).to_have_text([alpine, redis])
+    assert_that(names).to_have_text([alpine, redis])
     page.get_by_role("button", name="Stored").click()
-    expect(names).to_have_text([redis, alpine])
-    expect(page.locator("th[aria-sort=descending]")).to_have_text("Stored")
+    assert_that(names).to_have_text([redis, alpine])
+    assert_that(page.locator("th[aria-sort=descending]")).to_have_text("Stored")
     page.get_by_role("button", name="Stored").click()
-    expect(names).to_have_text([alpine, redis])
+    assert_that(names).to_have_text([alpine, redis])
+    assert page.locator("th[aria-sort=ascending]").all_inner_texts() == ["Stored"]
 
 
 def test_the_catalogue_finds_images_by_tag(town: Mirror, windows: Callable[..., Window]) -> None:
     page = windows(town).open("#/catalogue")
     page.get_by_role("searchbox").fill("redis:7")
     found = page.get_by_role("region", name="Images").locator("tbody tr")
-    expect(found).to_have_count(1)
-    expect(found).to_contain_text("docker.io/library/redis:7")
+    assert_that(found).to_have_count(1)
+    assert_that(found).to_contain_text("docker.io/library/redis:7")
     page.get_by_role("searchbox").fill("redis:8")
-    expect(page.get_by_text("No image here has such a name.")).to_be_visible()
+    assert_that(page.get_by_text("No image here has such a name.")).to_be_visible()
+    assert found.count() == 0
 
 
 def test_an_image_shows_history_and_referrers(
@@ -210,13 +219,14 @@ def test_an_image_shows_history_and_referrers(
     hub.push("library/redis", image(9), ["7"])
     page = windows(town).open("#/image/docker.io/library/redis:7")
     referrers = page.get_by_role("region", name="Referrers")
-    expect(referrers).to_contain_text("application/vnd.example.signature")
+    assert_that(referrers).to_contain_text("application/vnd.example.signature")
     page.get_by_role("button", name="Refresh").click()
     confirm(page, "Refresh")
-    expect(page.get_by_text("The tag has moved to")).to_be_visible()
+    assert_that(page.get_by_text("The tag has moved to")).to_be_visible()
     history = page.get_by_role("region", name="History of the tag").locator("tbody tr")
-    expect(history).to_have_count(2)
-    expect(history.nth(1)).to_contain_text(REDIS.digest[:19])
+    assert_that(history).to_have_count(2)
+    assert_that(history.nth(1)).to_contain_text(REDIS.digest[:19])
+    assert image(9).digest[:19] in history.nth(0).inner_text()
 
 
 def test_what_others_wrote_stays_text(
@@ -226,9 +236,9 @@ def test_what_others_wrote_stays_text(
     hub.push("library/alpine", artifact(ALPINE, artifact_type=markup))
     assert town.get(f"/v2/library/alpine/referrers/{ALPINE.digest}").status == 200
     page = windows(town).open("#/image/docker.io/library/alpine:3.20")
-    expect(page.get_by_role("region", name="Referrers")).to_contain_text(markup)
-    expect(page.locator("main img, main script")).to_have_count(0)
-    expect(page).to_have_title("docker.io/library/alpine:3.20 – Mirror")  # noqa: RUF001 -- a dash
+    assert_that(page.get_by_role("region", name="Referrers")).to_contain_text(markup)
+    assert_that(page.locator("main img, main script")).to_have_count(0)
+    assert_that(page).to_have_title("docker.io/library/alpine:3.20 – Mirror")  # noqa: RUF001 -- a dash
 
 
 # --- what can be done ------------------------------------------------------------------------
@@ -243,13 +253,13 @@ def test_an_image_is_pinned_unpinned_and_purged(
     page.get_by_label("linux/amd64").check()
     window.shoot("pin")
     confirm(page, "Pin")
-    expect(page.get_by_text("It is pinned")).to_be_visible()
+    assert_that(page.get_by_text("It is pinned")).to_be_visible()
     assert pins(town) == {"docker.io/library/alpine:3.20": ["linux/amd64"]}
     page.get_by_role("button", name="Purge").click()
-    expect(page.get_by_text("A pin keeps it")).to_be_visible()
+    assert_that(page.get_by_text("A pin keeps it")).to_be_visible()
     page.get_by_role("button", name="Unpin").click()
     confirm(page, "Unpin")
-    expect(page.get_by_role("button", name="Pin", exact=True)).to_be_visible()
+    assert_that(page.get_by_role("button", name="Pin", exact=True)).to_be_visible()
     assert pins(town) == {}
     page.get_by_role("button", name="Purge").click()
     window.shoot("purge")
@@ -258,7 +268,7 @@ def test_an_image_is_pinned_unpinned_and_purged(
     assert has(town, "library/alpine", "3.20")
     page.get_by_role("button", name="Purge").click()
     confirm(page, re.compile("Purge, and free"))
-    expect(page.get_by_role("heading", level=1)).to_have_text("docker.io/library/alpine")
+    assert_that(page.get_by_role("heading", level=1)).to_have_text("docker.io/library/alpine")
     assert not has(town, "library/alpine", "3.20")
 
 
@@ -269,11 +279,11 @@ def test_an_image_is_prefetched(town: Mirror, windows: Callable[..., Window]) ->
     page.get_by_role("button", name="Prefetch").click()
     page.get_by_label("linux/arm64").check()
     confirm(page, "Prefetch")
-    expect(page.get_by_text("It is being fetched")).to_be_visible()
+    assert_that(page.get_by_text("It is being fetched")).to_be_visible()
     page.get_by_role("link", name="Overview").click()
     row = page.get_by_role("region", name="Prefetches").locator("tbody tr")
-    expect(row).to_contain_text("done")
-    expect(row).to_contain_text("1 of 1")
+    assert_that(row).to_contain_text("done")
+    assert_that(row).to_contain_text("1 of 1")
     window.shoot("prefetch")
     assert window.barriers() == []
     assert town.blob_file(ARM.blobs[1].digest).exists()
@@ -298,20 +308,20 @@ def test_requests_come_in_live_and_are_explained(
     window = windows(town)
     page = window.open("#/requests")
     page.get_by_role("searchbox").fill("manifest redis latest")
-    expect(page.get_by_text("No request is like that.")).to_be_visible()
+    assert_that(page.get_by_text("No request is like that.")).to_be_visible()
     town.get("/v2/library/redis/manifests/latest")
     rows = page.get_by_role("region", name="Requests").locator("tbody tr")
-    expect(rows).to_have_count(1)
-    expect(rows).to_contain_text("404")
+    assert_that(rows).to_have_count(1)
+    assert_that(rows).to_contain_text("404")
     page.get_by_role("searchbox").fill("manifest redis:7")
-    expect(rows).to_have_count(2)
+    assert_that(rows).to_have_count(2)
     rows.first.get_by_role("button").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("serve it")
+    assert_that(dialog).to_contain_text("serve it")
     window.shoot("request")
     assert window.barriers() == []
     dialog.get_by_role("link", name="Open the image").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("docker.io/library/redis:7")
+    assert_that(page.get_by_role("heading", level=1)).to_have_text("docker.io/library/redis:7")
 
 
 def test_files_for_clients_are_for_the_address_of_the_page(
@@ -319,10 +329,10 @@ def test_files_for_clients_are_for_the_address_of_the_page(
 ) -> None:
     page = windows(town).open("#/clients")
     address = page.get_by_label("Address by which clients reach this mirror")
-    expect(address).to_have_value(re.compile(rf"127\.0\.0\.1:{town.port}$"))
-    expect(page.locator("#client-containerd pre").first).to_contain_text(town.url)
+    assert_that(address).to_have_value(re.compile(rf"127\.0\.0\.1:{town.port}$"))
+    assert_that(page.locator("#client-containerd pre").first).to_contain_text(town.url)
     page.locator("#client-docker summary").click()
-    expect(page.locator("#client-docker pre").first).to_contain_text("registry-mirrors")
+    assert_that(page.locator("#client-docker pre").first).to_contain_text("registry-mirrors")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#client-docker").get_by_role("button", name="Copy").first.click()
     copied = page.evaluate("navigator.clipboard.readText()")
@@ -354,16 +364,16 @@ def test_the_token_is_asked_for_where_it_is_needed(
     assert window.barriers() == []
     token.fill("wrong")
     token.press("Enter")
-    expect(page.get_by_text("That is not the admin token.")).to_be_visible()
+    assert_that(page.get_by_text("That is not the admin token.")).to_be_visible()
     page.get_by_label("Admin token, or password").fill(TOKEN)
     page.keyboard.press("Enter")
-    expect(page.get_by_text("The cache is empty.")).to_be_visible()
-    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    assert_that(page.get_by_text("The cache is empty.")).to_be_visible()
+    assert_that(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
     assert TOKEN not in page.evaluate("JSON.stringify({...localStorage}) + document.cookie")
     page.reload()
-    expect(page.get_by_text("The cache is empty.")).to_be_visible()
+    assert_that(page.get_by_text("The cache is empty.")).to_be_visible()
     page.get_by_role("button", name="Log out").click()
-    expect(page.get_by_label("Admin token, or password")).to_be_visible()
+    assert_that(page.get_by_label("Admin token, or password")).to_be_visible()
     # A refused request is an error of the console, and the only one there may be.
     assert {fault for fault in window.faults if "401" not in fault} == set()
     window.close()
@@ -385,7 +395,7 @@ def test_who_may_only_look_looks(
     page.get_by_label("Admin token, or password").fill("0123456789abcdef-eve")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Purge").click()
-    expect(page.get_by_text("eve has not the role 'write'")).to_be_visible()
+    assert_that(page.get_by_text("eve has not the role 'write'")).to_be_visible()
     assert {fault for fault in window.faults if "401" not in fault and "403" not in fault} == set()
     window.close()
 
@@ -397,10 +407,11 @@ def test_it_works_below_a_path(
     proxy.start()
     try:
         page = windows(f"{proxy.url}/ops/mirror/").open("#/")
-        expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+        assert_that(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
         page.get_by_role("link", name="Catalogue").click()
         page.get_by_role("link", name="docker.io/library/redis").click()
-        expect(page.get_by_role("link", name="7", exact=True)).to_be_visible()
+        assert_that(page.get_by_role("link", name="7", exact=True)).to_be_visible()
+        assert page.url.startswith(f"{proxy.url}/ops/mirror/#/catalogue/")
     finally:
         proxy.stop()
 
@@ -411,13 +422,14 @@ def test_the_keyboard_leads_everywhere(town: Mirror, windows: Callable[..., Wind
     for key, title in {"c": "Catalogue", "r": "Requests", "u": "How to use me"}.items():
         page.keyboard.press("g")
         page.keyboard.press(key)
-        expect(heading).to_have_text(title)
+        assert_that(heading).to_have_text(title)
     page.keyboard.press("?")
-    expect(page.get_by_role("dialog")).to_contain_text("Keyboard shortcuts")
+    assert_that(page.get_by_role("dialog")).to_contain_text("Keyboard shortcuts")
     page.keyboard.press("Escape")
-    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert_that(page.get_by_role("dialog")).to_have_count(0)
     page.get_by_role("button", name="Colours: as the system").click()
-    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    assert_that(page.locator("html")).to_have_attribute("data-theme", "light")
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
 
 
 def test_a_mirror_that_goes_away_and_comes_back(
@@ -425,10 +437,11 @@ def test_a_mirror_that_goes_away_and_comes_back(
 ) -> None:
     window = windows(town)
     page = window.open("#/")
-    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    assert_that(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
     town.stop()
-    expect(page.get_by_role("status").filter(has_text="Reconnecting")).to_be_visible()
+    assert_that(page.get_by_role("status").filter(has_text="Reconnecting")).to_be_visible()
     town.start()
-    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    assert_that(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
     refused = [fault for fault in window.faults if "ERR_" in fault or "503" in fault]
+    assert refused, "the page did not notice"
     window.faults = [fault for fault in window.faults if fault not in refused]

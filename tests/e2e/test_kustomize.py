@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -16,7 +15,16 @@ from mirror import config
 from .conftest import tool
 from .daemon import run
 from .mirror_process import PROJECT
-from .test_chart import DOWNWARD, KUBERNETES, NOT_BUILT_IN, Document, kind, pods, rendered
+from .test_chart import (
+    DOWNWARD,
+    KUBERNETES,
+    NOT_BUILT_IN,
+    Document,
+    assert_valid,
+    kind,
+    pods,
+    rendered,
+)
 
 OVERLAYS = ("deployment", "daemonset", "tiered", "airgap", "monitoring")
 HELM_ONLY = ("helm.sh/chart", "app.kubernetes.io/managed-by")
@@ -79,9 +87,9 @@ def test_monitoring_is_what_the_chart_renders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_document_is_valid(overlay: str, version: str) -> None:
-    for document in built(overlay):
-        if document["kind"] not in NOT_BUILT_IN:
-            kubernetes_validate.validate(document, version, strict=True)
+    documents = built(overlay)
+    assert_valid(documents, version)
+    assert kind(documents, *DOWNWARD) or overlay == "monitoring"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +102,9 @@ def test_the_configuration_is_one_that_mirror_accepts(
 ) -> None:
     file = tmp_path / "mirror.yaml"
     file.write_text(configuration(built(overlay), instance), encoding="utf-8")
-    config.load(file, {})
+    settings = config.load(file, {}).settings
+    assert str(settings.cache.directory) == "/var/lib/mirror"
+    assert settings.upstreams
 
 
 def test_the_tiers_do_not_meddle_with_each_other() -> None:

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -15,7 +14,7 @@ from mirror import cli, config
 
 from .daemon import CommandError
 from .test_chart import CHART as CHART_DIRECTORY
-from .test_chart import KUBERNETES, Document, helm, kind, rendered
+from .test_chart import KUBERNETES, Document, assert_valid, helm, kind, rendered
 from .test_kustomize import built, comparable
 
 NAMESPACE = "mirror-node-agent"
@@ -89,10 +88,9 @@ def test_lint_has_nothing_to_say(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_every_document_is_valid(documents: list[Document], version: str) -> None:
-    for document in [*agents(documents), *hooks(documents)]:
-        kubernetes_validate.validate(document, version, strict=True)
-    for document in built("node-agent"):
-        kubernetes_validate.validate(document, version, strict=True)
+    assert agents(documents)
+    assert_valid([*agents(documents), *hooks(documents)], version)
+    assert_valid(built("node-agent"), version)
 
 
 def test_it_is_not_there_unless_it_is_asked_for(tmp_path: Path) -> None:
@@ -123,6 +121,8 @@ def test_it_may_do_nothing_but_write_one_directory(documents: list[Document]) ->
 def test_the_mirror_stays_apart(documents: list[Document]) -> None:
     (agent,) = kind(agents(documents), "DaemonSet")
     labels = agent["spec"]["template"]["metadata"]["labels"].items()
+    assert kind(documents, "Service")
+    assert kind(documents, "Deployment")
     for each in kind(documents, "Service", "NetworkPolicy", "Deployment"):
         selector = each["spec"].get("selector") or each["spec"]["podSelector"]
         assert not selector.get("matchLabels", selector).items() <= labels
