@@ -25,7 +25,7 @@ READERS: Final = {"nobody left": 0, "one": 1, "32 readers": 32, "a range": -1}
 AT_ONCE: Final = 16
 _PATIENCE_SECONDS: Final = 30.0
 _POLICY: Final = Policy(
-    timeouts=Timeouts(connect_seconds=2, response_seconds=3, idle_seconds=0.5),
+    timeouts=Timeouts(connect_seconds=2, response_seconds=3, idle_seconds=2),
     negative_ttl_seconds=0,
 )
 

@@ -143,7 +143,7 @@ async def test_a_tag_is_stale_in_every_worker_while_upstream_is_down(
         for each in site.image.blobs:
             await mirror.get(blob_path(each.digest))
         await site.registry.go_down()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # past the tag's time, by the clock of other processes
         clients = await clients_of_each(mirror)
         for client in clients.values():
             await client.send(compose(manifest_path(), host="localhost"))
@@ -320,19 +320,26 @@ async def test_a_stop_lets_running_answers_end(site: Guarded, mirror: MirrorProc
         assert (await client.head()).status == 200
     await gate.reached.wait()
     stopping = asyncio.create_task(mirror.stop())
-    async with asyncio.timeout(5):
-        while True:
-            try:
-                (await RawClient.connect("127.0.0.1", mirror.port)).close()
-            except ConnectionError:
-                break
-            await asyncio.sleep(0.05)
+    await nobody_listens(mirror)
     gate.release()
     for client in clients.values():
         assert await client.read(8 * MIB) == pushed.content
         client.close()
     assert await stopping == 0
     assert not any(is_alive(pid) for pid in workers)
+
+
+async def nobody_listens(mirror: MirrorProcess) -> None:
+    """Wait until the stop has begun."""
+
+    async def is_refused() -> bool:
+        try:
+            (await RawClient.connect("127.0.0.1", mirror.port)).close()
+        except ConnectionError:
+            return True
+        return False
+
+    await mirror.until(is_refused, 30)
 
 
 async def test_signals_to_the_whole_group_stop_it_in_order(
@@ -347,7 +354,7 @@ async def test_signals_to_the_whole_group_stop_it_in_order(
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGINT)
     stopping = asyncio.create_task(mirror.stop())
-    await asyncio.sleep(0.3)
+    await nobody_listens(mirror)
     gate.release()
     assert (await client.answer()).body == pushed.content
     client.close()

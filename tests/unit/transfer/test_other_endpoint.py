@@ -12,7 +12,7 @@ from tests.fakes.clients import Ended
 from tests.fakes.content import blob
 from tests.fakes.registry import FakeRegistry
 from tests.harness import MIB, Mirror, mirror_of
-from tests.unit.transfer.helpers import REPOSITORY, boarded, path
+from tests.unit.transfer.helpers import REPOSITORY, path
 
 PUSHED = blob(3 * MIB, 3)
 
@@ -68,10 +68,9 @@ async def test_whose_bytes_were_right_so_far_goes_on_and_others_are_cut(
         pair.raw(path(PUSHED.digest), [("Range", f"bytes={3 * MIB - 100}-")])
     )
     await gate.reached.wait()
-    await boarded(pair, 2)  # the early one has all it wants
-    await asyncio.sleep(0.2)
+    right = await early  # it has all it wants
     gate.release()
-    cut, right, waited = await asyncio.gather(whole, early, last)
+    cut, waited = await asyncio.gather(whole, last)
     await pair.settled()
 
     assert cut.ended is Ended.FIN

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.settings import Fill, Policy, Timeouts
+from mirror.settings import Fill, Policy, Timeouts, Upstream
 from mirror.settings.units import SizeOrShare
 from mirror.transfer.slots import Slots
 from tests.fakes.content import blob
@@ -17,6 +17,18 @@ from tests.harness import MIB, mirror_of
 from tests.unit.transfer.helpers import PATIENT, REPOSITORY, boarded, path
 
 SMALL = {"max_size": SizeOrShare(size_bytes=MIB)}
+HASTY = Policy(timeouts=Timeouts(response_seconds=0.2, idle_seconds=5))
+HURRIED = "ghcr.io/" + REPOSITORY
+"""The same registry under a name of which nobody waits longer than they must for these tests."""
+
+
+def both(upstream: FakeRegistry) -> dict[str, Upstream]:
+    """One registry for clients that are in no hurry, and for those who are: slots are for all."""
+    endpoints = (upstream.url,)
+    return {
+        "docker.io": Upstream(endpoints=endpoints, policy=PATIENT),
+        "ghcr.io": Upstream(endpoints=endpoints, policy=HASTY),
+    }
 
 
 async def test_one_download_too_many_is_told_when_to_come_again(
@@ -26,13 +38,11 @@ async def test_one_download_too_many_is_told_when_to_come_again(
     for each in (first, second):
         upstream.push_blob(REPOSITORY, each)
     gate = upstream.hold_body(first.digest, after_bytes=MIB)
-    policy = Policy(timeouts=Timeouts(response_seconds=0.2, idle_seconds=5))
-    async with mirror_of(
-        tmp_path / "cache", {"docker.io": upstream}, fill=Fill(max_concurrent=1), policy=policy
-    ) as mirror:
+    one = Fill(max_concurrent=1)
+    async with mirror_of(tmp_path / "cache", both(upstream), fill=one) as mirror:
         reading = asyncio.create_task(mirror.get(path(first.digest)))
         await gate.reached.wait()
-        refused = await mirror.get(path(second.digest))
+        refused = await mirror.get(path(second.digest, HURRIED))
         gate.release()
 
         assert refused.status == 503
@@ -94,19 +104,13 @@ async def test_what_passes_the_cache_is_bounded_as_well(
 ) -> None:
     pushed = blob(3 * MIB)
     upstream.push_blob(REPOSITORY, pushed)
-    policy = Policy(timeouts=Timeouts(response_seconds=0.5, idle_seconds=5))
-    async with mirror_of(
-        tmp_path / "cache",
-        {"docker.io": upstream},
-        cache=SMALL,
-        fill=Fill(max_concurrent=1),
-        policy=policy,
-    ) as mirror:
+    one = Fill(max_concurrent=1)
+    async with mirror_of(tmp_path / "cache", both(upstream), cache=SMALL, fill=one) as mirror:
         assert (await mirror.get(path(pushed.digest))).body == pushed.content
         gate = upstream.hold_body(pushed.digest, after_bytes=2 * MIB)
         passing = asyncio.create_task(mirror.get(path(pushed.digest)))
         await gate.arrivals(2)  # the fill's look at the length, and the passage
-        refused = await mirror.get(path(pushed.digest))
+        refused = await mirror.get(path(pushed.digest, HURRIED))
         gate.release()
 
         assert refused.status == 503

@@ -40,7 +40,7 @@ async def pulled(mirror: Mirror, readers: int = 1) -> None:
 
 
 @pytest.mark.parametrize("ending", ["fin", "rst"])
-@pytest.mark.parametrize("readers", [1, 32])
+@pytest.mark.parametrize("readers", [1, 8])
 async def test_a_line_that_is_cut_every_megabyte(
     mirror: Mirror, line: TcpProxy, ending: Ending, readers: int
 ) -> None:

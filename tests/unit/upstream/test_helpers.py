@@ -23,6 +23,7 @@ from tests.unit.upstream.pulling import (
     PASSWORD,
     REPOSITORY,
     USER,
+    basic,
     guarded,
     manifest,
     mirrored,
@@ -165,6 +166,7 @@ async def test_docker_config(
     upstream = Upstream(endpoints=(registry.url,), credentials=(Credential(docker_config=config),))
     async with mirrored(tmp_path, upstream, "quay.io") as mirror:
         await pull(mirror, IMAGE)
+    assert registry.requests[-1].header("Authorization") == basic()
 
 
 async def test_docker_config_is_read_again_and_must_have_the_account(

@@ -23,7 +23,9 @@ from tests.unit.upstream.pulling import (
     objects,
 )
 
-BRIEF = Policy(timeouts=Timeouts(connect_seconds=0.15, response_seconds=0.15, idle_seconds=1))
+BRIEF = Policy(timeouts=Timeouts(connect_seconds=0.15, response_seconds=0.15, idle_seconds=30))
+IN_TIME_SECONDS = 10
+"""Far above each limit that is to hold here, as a machine may be busy, and far below all others."""
 
 
 @pytest.fixture
@@ -61,24 +63,24 @@ def nobody_accepts() -> Iterator[str]:
 
 
 async def test_a_connection_that_is_never_made(tmp_path: Path) -> None:
-    quick = Policy(timeouts=Timeouts(connect_seconds=0.1, response_seconds=20, idle_seconds=20))
+    quick = Policy(timeouts=Timeouts(connect_seconds=0.1, response_seconds=30, idle_seconds=30))
     with nobody_accepts() as url:
         upstream = Upstream(endpoints=(url,), policy=quick)
         async with mirrored(tmp_path, upstream) as mirror:
             got, seconds = await timed(asyncio.ensure_future(mirror.get(manifest())))
     assert (got.status, got.error_code) == (504, "UNKNOWN")
-    assert seconds < 2
+    assert seconds < IN_TIME_SECONDS
 
 
 async def test_a_handshake_that_never_ends(tmp_path: Path) -> None:
-    quick = Policy(timeouts=Timeouts(connect_seconds=0.1, response_seconds=20, idle_seconds=20))
+    quick = Policy(timeouts=Timeouts(connect_seconds=0.1, response_seconds=30, idle_seconds=30))
     async with FakeRegistry() as deaf:
         url = deaf.url.replace("http:", "https:")
         upstream = Upstream(endpoints=(url,), policy=quick)
         async with mirrored(tmp_path, upstream) as mirror:
             got, seconds = await timed(asyncio.ensure_future(mirror.get(manifest())))
     assert (got.status, got.error_code) == (504, "UNKNOWN")
-    assert seconds < 2
+    assert seconds < IN_TIME_SECONDS
 
 
 STAGES = ("registry", "token server", "after the token", "redirect", "body", "get after head")
@@ -109,23 +111,30 @@ async def test_wherever_it_hangs_there_is_an_answer_in_time(
         assert objects(mirror) == []
 
     assert (got.status, got.error_code) == (504, "UNKNOWN"), stage
-    assert seconds < BRIEF.timeouts.idle_seconds
+    assert seconds < IN_TIME_SECONDS
 
 
 async def test_one_deadline_is_over_all_of_it(site: Guarded, tmp_path: Path) -> None:
     """Three steps of which each would be in time are not in time together."""
-    step_seconds, limit_seconds = 0.3, 0.5
+    step_seconds, limit_seconds = 0.3, 0.7
     policy = Policy(timeouts=Timeouts(response_seconds=limit_seconds))
     gates = [
         site.registry.hold_head(kind="manifest", times=1),
         site.tokens.hold_head(times=1),
         site.registry.hold_head(kind="manifest"),
     ]
-    for number, gate in enumerate(gates, start=1):
-        asyncio.get_running_loop().call_later(number * step_seconds, gate.release)
+
+    async def each_takes_its_time() -> None:
+        for gate in gates:
+            await gate.reached.wait()
+            await asyncio.sleep(step_seconds)  # what a step takes, and not what is waited for
+            gate.release()
+
+    steps = asyncio.create_task(each_takes_its_time())
     async with mirrored(tmp_path, site.upstream(policy=policy)) as mirror:
         got = await mirror.get(manifest())
         assert not gates[-1].opened.is_set()
+    steps.cancel()
     assert (got.status, got.error_code) == (504, "UNKNOWN")
     assert gates[0].opened.is_set()
 
@@ -137,7 +146,7 @@ async def test_the_head_of_a_blob_comes_in_time_or_never(site: Guarded, mirror: 
     head, head_seconds = await timed(asyncio.ensure_future(mirror.head(path)))
     assert (got.status, got.error_code) == (504, "UNKNOWN")
     assert head.status == 504
-    assert max(seconds, head_seconds) < BRIEF.timeouts.idle_seconds
+    assert max(seconds, head_seconds) < IN_TIME_SECONDS
 
 
 async def test_a_time_out_is_not_remembered(site: Guarded, mirror: Mirror) -> None:

@@ -47,6 +47,7 @@ async def test_an_authority_of_our_own(tmp_path: Path) -> None:
         tls = UpstreamTls(ca=pem_file(tmp_path, pem))
         async with mirrored(tmp_path, Upstream(endpoints=(registry.url,), tls=tls)) as mirror:
             await pull(mirror, IMAGE)
+        assert registry.count(kind="blob") == len(IMAGE.blobs)
 
 
 @pytest.mark.parametrize("what", ["unknown authority", "expired", "another host"])
