@@ -192,7 +192,7 @@ def test_problems_are_values_too(write: Write) -> None:
         ('upstreams: {"\\ud800": {}}\n', "1: upstreams"),
         ('upstreams: {a: {"\\ud800": {}}}\n', "1: upstreams"),
         ('default_upstream: "\\ud800"\n', "1: default_upstream"),
-        (f"cache: {'[' * 5000}{']' * 5000}\n", "nested too deeply"),
+        (f"cache: {'[' * 500}{']' * 500}\n", "nested too deeply"),
         ("5: {}\n", "1: 5: unknown key"),
         ("<<: {cache: {}}\n", "1: .*unknown key"),
     ],
@@ -357,7 +357,7 @@ TOP = st.dictionaries(
 )
 
 
-def loads_or_explains(path: Path, environ: dict[str, str]) -> None:
+def assert_loads_or_explains(path: Path, environ: dict[str, str]) -> None:
     found: tuple[Problem, ...] = ()
     try:
         load(path, environ)
@@ -378,7 +378,7 @@ def loads_or_explains(path: Path, environ: dict[str, str]) -> None:
 def test_no_file_crashes_the_loader(directory: Path, content: bytes) -> None:
     path = directory / "any.yaml"
     path.write_bytes(content)
-    loads_or_explains(path, {})
+    assert_loads_or_explains(path, {})
 
 
 @given(
@@ -394,4 +394,4 @@ def test_no_file_crashes_the_loader(directory: Path, content: bytes) -> None:
 def test_no_variable_crashes_the_loader(directory: Path, environ: dict[str, str]) -> None:
     path = directory / "empty.yaml"
     path.touch()
-    loads_or_explains(path, environ)
+    assert_loads_or_explains(path, environ)

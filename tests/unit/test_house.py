@@ -59,6 +59,7 @@ def test_every_situation_has_a_status() -> None:
 
 
 def test_an_ignored_finding_says_why() -> None:
+    assert len(SOURCES) > 100
     for path in SOURCES:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             for mark in ("# noqa", "# type: ignore"):

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from mirror.settings import (
+    Cache,
     Credential,
     Policy,
     Settings,
@@ -65,7 +66,9 @@ def test_a_number_says_its_unit_in_its_name() -> None:
             assert ("'x-unit': 'size'" in kind) <= name.endswith("_bytes")
             assert field.description or name == "name", f"{section.__name__}.{name}"
 
-    for section in _all_sections(Section):
+    sections = _all_sections(Section)
+    assert {Cache, Policy, Timeouts} <= {*sections}
+    for section in sections:
         check(section)
 
 

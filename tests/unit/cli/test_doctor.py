@@ -117,7 +117,10 @@ async def running_mirror(
     )
 
 
-async def test_all_is_well(tmp_path: Path, upstream: FakeRegistry) -> None:
+async def test_all_is_well(
+    tmp_path: Path, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch)  # these tests may run in a container, or in memory
     upstream.push(REPOSITORY, IMAGE, tags=["v1"])
     upstream.fail(with_date(0))
     async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:

@@ -139,9 +139,16 @@ def test_the_clean_up_is_waited_for(
 
 
 def test_nodes_that_never_answer_are_not_waited_for_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def resolver(name: str, *_: object, **__: object) -> list[object]:
+        """The machine's own may take its time to find out that there is no such name."""
+        raise socket.gaierror(socket.EAI_NONAME, f"there is no {name}")
+
     monkeypatch.setattr(command, "_GIVE_UP_SECONDS", 0.01)
     monkeypatch.setattr(command, "_PAUSE_SECONDS", 0)
-    assert cli.run(["node-agent", "--wait-for", "127.0.0.1", "ready.invalid"]) == 1
     assert command._addresses("127.0.0.1") == {"127.0.0.1"}
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    assert cli.run(["node-agent", "--wait-for", "all", "ready.invalid"]) == 1
+    assert command._addresses("ready.invalid") == set()
+    assert "after 0 s some nodes have not answered" in capsys.readouterr().err

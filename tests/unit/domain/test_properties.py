@@ -1,10 +1,11 @@
 """Parsers under any input: names, digests, ranges, challenges, routes."""
 
 import re
+from contextlib import suppress
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mirror.domain.challenge import parse_challenges, realm_allowed
@@ -18,16 +19,30 @@ COMPONENTS = st.from_regex(r"[a-z0-9]{1,8}(?:[_-][a-z0-9]{1,8})?", fullmatch=Tru
 DIGEST = "sha256:" + "ab" * 32
 
 
-@given(st.text(max_size=300))
+def taken(text: str) -> list[str]:
+    """Return what those that read names make of a text; nothing of one who refuses it."""
+    kinds = (lambda name: Repository("docker.io", name), Tag, Digest.parse)
+    values = []
+    for kind in kinds:
+        with suppress(MirrorError):
+            values.append(str(kind(text)))
+    return values
+
+
+@given(
+    st.text(max_size=300)
+    | st.lists(st.sampled_from(["a", "b-c", ".", "..", "/", "_", "\n", "\0", DIGEST])).map("".join)
+)
+@example("library/alpine")
+@example(DIGEST)
 def test_a_name_that_is_taken_is_a_plain_relative_path(text: str) -> None:
-    for kind in (lambda name: Repository("docker.io", name), Tag, Digest.parse):
-        try:
-            value = kind(text)
-        except MirrorError:
-            continue
-        assert ".." not in str(value).split("/")
-        assert "\n" not in str(value)
-        assert "\0" not in str(value)
+    assert not [value for value in taken(text) if ".." in value.split("/") or value[0] in "/."]
+    assert not [value for value in taken(text) if {*value} & {"\n", "\0", "\\"}]
+
+
+def test_names_are_taken_at_all() -> None:
+    assert len(taken("alpine")) == 2
+    assert len(taken(DIGEST)) == 1
 
 
 @given(st.sampled_from(["sha256", "sha512"]), st.binary(max_size=100))

@@ -92,6 +92,7 @@ async def test_it_is_noticed_when_a_client_leaves(registry: FakeRegistry) -> Non
         await gate.reached.wait()
     await registry.until(lambda: registry.requests[0].ended is Ended.GONE)
     await registry.quiet()
+    assert registry.bytes_sent(BLOB.digest) == 10
 
 
 async def test_a_client_that_does_not_read_is_not_sent_everything() -> None:

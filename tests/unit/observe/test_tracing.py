@@ -249,7 +249,8 @@ def test_nothing_is_imported_when_off() -> None:
         "assert not tracing.is_on();"
         "assert not [each for each in sys.modules if each.startswith('opentelemetry')]"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603 -- ours
+    done = subprocess.run([sys.executable, "-c", program], check=False)  # noqa: S603 -- ours
+    assert done.returncode == 0
 
 
 def test_a_package_that_is_missing_is_named(

@@ -63,7 +63,7 @@ class World:
         elif action == "drop" and digest in self.held:
             self.held.pop(digest).close()
 
-    def check(self) -> None:
+    def assert_bounded(self) -> None:
         files = [file for file in (self.directory / "blobs").rglob("*") if file.is_file()]
         on_disk = sum(file.stat().st_size for file in files)
         assert on_disk == self.store.space.stored_bytes <= LIMIT_BYTES
@@ -81,7 +81,7 @@ def test_the_bound_holds_and_what_is_read_stays(steps: list[tuple[str, int]]) ->
         try:
             for action, number in steps:
                 await world.step(action, OBJECTS[number])
-                world.check()
+                world.assert_bounded()
         finally:
             for stack in world.held.values():
                 stack.close()

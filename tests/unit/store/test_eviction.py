@@ -102,7 +102,11 @@ async def test_what_is_open_stays_and_goes_when_it_is_closed(tmp_path: Path) -> 
         assert await store.changes.evict(1) == 1000
 
 
-async def test_room_that_comes_within_a_second_is_waited_for(tmp_path: Path) -> None:
+async def test_room_that_comes_within_a_second_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert space.WAIT_SECONDS == 1
+    monkeypatch.setattr(space, "WAIT_SECONDS", 30)
     async with store_of(tmp_path, 1000) as store:
         first, second = store.reservation("docker.io"), store.reservation("docker.io")
         await first.grow(800)
@@ -111,6 +115,7 @@ async def test_room_that_comes_within_a_second_is_waited_for(tmp_path: Path) -> 
         assert not waiting.done()
         first.release()
         await waiting
+        monkeypatch.setattr(space, "WAIT_SECONDS", 0.02)
         with pytest.raises(NoSpaceError):
             await first.grow(800)
         second.release()

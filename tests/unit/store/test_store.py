@@ -22,6 +22,7 @@ from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
 from mirror.settings import Cache, Policy
 from mirror.settings.units import SizeOrShare
+from mirror.store import space
 from mirror.store.space import NoSpaceError, Reservation
 from mirror.store.store import Store
 from mirror.store.stored import StoredObject
@@ -98,6 +99,13 @@ async def is_here(store: Store, pushed: Blob) -> bool:
 
 # --- the bound -------------------------------------------------------------------------------
 
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody gives room back in these tests: what is waited for comes no more."""
+    monkeypatch.setattr(space, "WAIT_SECONDS", 0.02)
+
+
 _LIMIT = 1000
 _SIZES = [1, 100, 300, 500, 900, 1000, 1001]
 _NUMBERS = itertools.count()
@@ -124,7 +132,7 @@ class Machine:
         self.reservations: list[Reservation] = []
 
     async def step(self, what: str, number: int) -> None:
-        """Do a step and check what must hold after each."""
+        """Do a step; raises AssertionError if what must hold after each does not."""
         if what == "commit":
             await self._commit(self.blobs[number])
         elif what in {"read", "hold"}:
@@ -135,6 +143,10 @@ class Machine:
             self.held.popitem()[1].close()
         elif what == "give" and self.reservations:
             self.reservations.pop().release()
+        self.assert_alike()
+
+    def assert_alike(self) -> None:
+        """The store has what the model has, and stays below its bound."""
         space = self.store.space
         assert space.used_bytes <= _LIMIT
         assert space.reserved_bytes == self._reserved()
@@ -213,6 +225,7 @@ def test_the_bound_holds_at_every_moment_and_the_least_recently_used_go(
                 clock.advance(61)  # uses are noted once a minute
                 await machine.step(what, number)
             machine.close()
+            machine.assert_alike()
 
     asyncio.run(check())
     shutil.rmtree(directory)
@@ -406,6 +419,7 @@ async def test_who_stops_waiting_for_a_file_leaves_none_open(tmp_path: Path) -> 
         async with asyncio.timeout(5):  # the thread closes what nobody waits for
             while not await store.remove(digest):  # noqa: ASYNC110 -- no event tells
                 await asyncio.sleep(0.01)
+        assert not files(tmp_path)
 
 
 async def test_a_change_that_nobody_waits_for_is_counted(tmp_path: Path) -> None:

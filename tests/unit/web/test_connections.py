@@ -224,7 +224,7 @@ async def test_connections_that_are_closed_have_time_to_send_what_they_hold(
         return web.Response()
 
     gate = Gate("registry", Limits(), mirror.up.metrics)
-    runner = web.ServerRunner(web.Server(write), shutdown_timeout=1)
+    runner = web.ServerRunner(web.Server(write), shutdown_timeout=0.1)
     await runner.setup()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]

@@ -145,11 +145,11 @@ async def test_golden(golden: Mirror) -> None:
             place = "" if expected.path.startswith("/") else f"/v2/{REPOSITORY}/"
             path = place + expected.path
             answer = await ask(golden, path, *expected.sent, method=expected.method)
-            check(name, answer, expected)
+            assert_is(name, answer, expected)
         await golden.settled()
 
 
-def check(name: str, answer: RawAnswer, expected: Golden) -> None:
+def assert_is(name: str, answer: RawAnswer, expected: Golden) -> None:
     assert answer.status == expected.status, name
     headers = {key.lower(): value for key, value in answer.headers}
     assert len(headers) == len(answer.headers), name

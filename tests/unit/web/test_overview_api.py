@@ -4,6 +4,7 @@ import asyncio
 import json
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,6 +201,7 @@ async def test_the_end_of_the_mirror_ends_the_streams(
             response = await session.get(f"{mirror.admin_url}/api/v1/events")
             await response.content.readuntil(b"\n\n")
         parsed((await response.read()).decode())  # raises if it was cut short
+        assert response.content.at_eof()
 
 
 async def test_a_listener_that_takes_nothing_is_dropped(
@@ -208,10 +210,15 @@ async def test_a_listener_that_takes_nothing_is_dropped(
     monkeypatch.setattr(overview_api, "_STALL_SECONDS", 0.05)
     monkeypatch.setattr(overview_api, "_events_of", lambda *_: b":" * MIB + b"\n\n")
     feeding = feed_tasks()
-    _, writer = await asyncio.open_connection(mirror.host, mirror.up.admin_listen.port)
+    reader, writer = await asyncio.open_connection(mirror.host, mirror.up.admin_listen.port)
     writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     await until(lambda: len(feed_tasks()) > len(feeding))
     await until(lambda: feed_tasks() == feeding)
+    async with asyncio.timeout(10):  # to who would still be served, there is no end
+        with suppress(ConnectionError):
+            while await reader.read(MIB):
+                pass
+    assert feed_tasks() == feeding
     writer.close()
 
 

@@ -241,7 +241,7 @@ def test_no_certificate_is_nobody(shown: dict[str, object] | None) -> None:
 
 
 @contextmanager
-def refused(words: str) -> Iterator[None]:
+def assert_refused(words: str) -> Iterator[None]:
     with pytest.raises(CertificateError) as caught:
         yield
     assert words in str(caught.value)
@@ -250,21 +250,23 @@ def refused(words: str) -> Iterator[None]:
 
 def test_each_bad_file_is_named(tmp_path: Path, authority: Authority, tls: ServerTls) -> None:
     bad, other = tmp_path / "bad.pem", authority.server("other")
-    with refused(f"server.tls.certificate: {bad}: cannot be read: No such file"):
+    with assert_refused(f"server.tls.certificate: {bad}: cannot be read: No such file"):
         server_context(tls.model_copy(update={"certificate": bad}), "server.tls")
     bad.write_text("hello")
-    with refused(f"server.tls.certificate: {bad} does not hold a certificate in PEM form"):
+    with assert_refused(f"server.tls.certificate: {bad} does not hold a certificate in PEM form"):
         server_context(tls.model_copy(update={"certificate": bad}), "server.tls")
-    with refused(f"server.tls.key: {bad} does not hold a private key in PEM form"):
+    with assert_refused(f"server.tls.key: {bad} does not hold a private key in PEM form"):
         server_context(tls.model_copy(update={"key": bad}), "server.tls")
-    with refused(f"server.tls.client_ca: {bad} does not hold a certificate in PEM form"):
+    with assert_refused(f"server.tls.client_ca: {bad} does not hold a certificate in PEM form"):
         server_context(tls.model_copy(update={"client_ca": bad}), "server.tls")
-    with refused(f"the key in {other.key} is not that of the certificate in {tls.certificate}"):
+    with assert_refused(
+        f"the key in {other.key} is not that of the certificate in {tls.certificate}"
+    ):
         server_context(tls.model_copy(update={"key": other.key}), "server.tls")
     bad.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-    with refused(f"server.admin.tls: {bad} and {tls.key}: cannot be read"):
+    with assert_refused(f"server.admin.tls: {bad} and {tls.key}: cannot be read"):
         server_context(tls.model_copy(update={"certificate": bad}), "server.admin.tls")
-    with refused(f"server.tls.client_ca: {bad}: cannot be read"):
+    with assert_refused(f"server.tls.client_ca: {bad}: cannot be read"):
         server_context(tls.model_copy(update={"client_ca": bad}), "server.tls")
 
 
@@ -282,14 +284,14 @@ def test_a_key_with_a_password_is_refused_and_nobody_is_asked(
             form.BestAvailableEncryption(b"secret"),
         )
     )
-    with refused(f"server.tls.key: {locked} is encrypted: give a key without a password"):
+    with assert_refused(f"server.tls.key: {locked} is encrypted: give a key without a password"):
         server_context(tls.model_copy(update={"key": locked}), "server.tls")
 
 
 async def test_a_mirror_with_a_bad_certificate_does_not_start(
     tmp_path: Path, upstream: FakeRegistry, tls: ServerTls
 ) -> None:
-    with refused("server.tls: the key in"):
+    with assert_refused("server.tls: the key in"):
         async with secure_mirror(
             tmp_path, upstream, tls.model_copy(update={"key": Authority(tmp_path).server().key})
         ):
