@@ -4,30 +4,25 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from aiohttp import web
-from prometheus_client import CollectorRegistry
+from typing import Any
 
 import mirror
+from mirror.app.administration import Watched, administration, place_of
 from mirror.app.front import Front, registry_sockets
 from mirror.app.listeners import Listener, allow_open_files, cancel, started
 from mirror.app.reloading import Reloading
 from mirror.app.services import Services, declared_pins, policies_of
-from mirror.app.tools import Tools
-from mirror.app.watching import Watched, overview_api, place_of
+from mirror.app.tools import Tools, tools_of
 from mirror.observe import logs, tracing
 from mirror.observe.health import Health, watch_event_loop
 from mirror.observe.metrics import Metrics
 from mirror.observe.requests import PastRequests
-from mirror.observe.traffic import Meter, Traffic
 from mirror.runtime.certificates import CertificateError
 from mirror.runtime.clock import Clock
-from mirror.runtime.pools import Pools
-from mirror.runtime.recent import MemoryTier
 from mirror.service.cache_admin import CacheAdmin
 from mirror.service.housekeeping import Housekeeping
 from mirror.service.keeping import Keeper
@@ -38,22 +33,12 @@ from mirror.store.layout import LayoutError
 from mirror.store.store import Store
 from mirror.store.sweep import Sweep
 from mirror.transfer.fills import Fills
-from mirror.web.admin import AdminApi
-from mirror.web.admin_access import Access
-from mirror.web.api import api
 from mirror.web.banner import banner
-from mirror.web.bundle_api import BundleApi
-from mirror.web.cache_api import CacheApi
-from mirror.web.guard import Guard
 from mirror.web.listening import ListenError, listen
-from mirror.web.openapi import Route
-from mirror.web.prefetch_api import PrefetchApi
-from mirror.web.pull_api import PullApi
 from mirror.workers.spawning import Spawn, process
 from mirror.workers.team import Team
 
 _log = logs.get_logger("app")
-_ADMIN_GRACE_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,56 +122,41 @@ async def running(
         ListenError: an address cannot be listened on.
         CertificateError: the certificate of a listener cannot be used.
     """
-    clock, metrics = clock or Clock(), Metrics(CollectorRegistry())
     async with AsyncExitStack() as stack:
         sockets = [stack.enter_context(each) for each in registry_sockets(settings)]
         admin_socket = stack.enter_context(
             listen(settings.server.admin_listen, "server.admin_listen")
         )
-        pools = Pools()
-        stack.callback(pools.close)
-        registry_listener, admin_listener = _listeners(settings, metrics, pools)
-        tier = MemoryTier(settings.cache.memory_bytes)
-        stack.push_async_callback(tier.clear)
-        store = _store(settings, pools, tier, metrics, clock)
+        tools = await stack.enter_async_context(tools_of(settings, clock))
+        registry_listener, admin_listener = _listeners(settings, tools)
+        store = _store(settings, tools)
         stack.push_async_callback(store.close)
         policies = Policies(settings.upstreams)
-        tools = Tools(pools, tier, metrics, Traffic(metrics, clock, Meter()), clock)
         services = Services(settings, tools, store, policies)
         stack.push_async_callback(services.close)
-        health, past = Health(store.is_writable), PastRequests()
         sweep = Sweep(store, policies.useful_seconds)
-        house = Housekeeping(store, sweep, metrics)
-        works = (*house.works(), services.keeper.run(), store.keep_house())
-        for work in (*works, watch_event_loop(metrics.event_loop_lag.observe)):
+        for work in _works(services, sweep, tools.metrics):
             stack.push_async_callback(cancel, started(work))
+        health, past = Health(store.is_writable), PastRequests()
         front = Front(settings, services, tools, registry_listener, sockets, past, spawn)
-        address = _bound(settings.server.listen, sockets[0])
         cache = CacheAdmin(store, lambda: services.table, sweep, front.settled)
         cache.hits, cache.on_pinned = past.hits, services.keeper.wake
+        address = _bound(settings.server.listen, sockets[0])
         watched = Watched(policies, cache, health, past, place_of(settings, address))
-        overview = overview_api(services, tools, watched)
-        routes = (
-            *CacheApi(cache, pools.admin).routes(),
-            *BundleApi(cache.bundles, pools.admin).routes(),
-            *PullApi(services.pulls, past).routes(),
-            *overview.routes(),
-            *PrefetchApi(services.prefetcher).routes(),
-        )
-        admin = _admin_runner(settings, routes, health, metrics, pools, services.access.guard)
+        admin, feed = administration(settings, services, tools, watched)
         await admin_listener.serve(stack, admin, admin_socket, access_log=None)
-        stack.callback(overview.feed.close)  # its listeners would hold up the end
+        stack.callback(feed.close)  # its listeners would hold up the end
         await front.serve(stack)
         health.started = True
         yield Running(
             address,
             _bound(settings.server.admin_listen, admin_socket),
             health,
-            metrics,
+            tools.metrics,
             store,
             services.fills,
             cache,
-            Reloading(source, lambda new: _reload(services, front, new), pools.admin, metrics),
+            _reloading(source, services, front, tools),
             services.keeper,
             services.prefetcher,
             front.team,
@@ -201,54 +171,50 @@ async def stopped_cache(settings: Settings) -> AsyncIterator[CacheAdmin]:
         InUseError: it runs.
         LayoutError: the cache directory cannot be used.
     """
-    async with AsyncExitStack() as stack:
-        pools = Pools()
-        stack.callback(pools.close)
-        tier = MemoryTier(settings.cache.memory_bytes)
-        stack.push_async_callback(tier.clear)
-        store = _store(settings, pools, tier, Metrics(CollectorRegistry()), Clock())
-        stack.push_async_callback(store.close)
-        sweep = Sweep(store, Policies(settings.upstreams).useful_seconds)
-        table = routing_table(settings.upstreams, settings.default_upstream)
-        yield CacheAdmin(store, lambda: table, sweep)
+    async with tools_of(settings) as tools:
+        store = _store(settings, tools)
+        try:
+            sweep = Sweep(store, Policies(settings.upstreams).useful_seconds)
+            table = routing_table(settings.upstreams, settings.default_upstream)
+            yield CacheAdmin(store, lambda: table, sweep)
+        finally:
+            await store.close()
 
 
-def _reload(services: Services, front: Front, settings: Settings) -> list[str]:
-    restart = services.reload(settings)
-    front.follow(settings)
-    return restart
-
-
-def _store(
-    settings: Settings, pools: Pools, tier: MemoryTier, metrics: Metrics, clock: Clock
-) -> Store:
-    store = Store(settings.cache, pools, tier, metrics, clock, policies_of(settings))
+def _store(settings: Settings, tools: Tools) -> Store:
+    policies = policies_of(settings)
+    store = Store(settings.cache, tools.pools, tools.tier, tools.metrics, tools.clock, policies)
     store.pins.declare(declared_pins(settings))
     return store
 
 
-def _listeners(settings: Settings, metrics: Metrics, pools: Pools) -> tuple[Listener, Listener]:
+def _listeners(settings: Settings, tools: Tools) -> tuple[Listener, Listener]:
     """Return the one of the registry and that of the administration."""
-    server = settings.server
-    registry = Listener("registry", server.limits, metrics)
-    registry.secure(server.tls, "server.tls", pools.admin)
-    admin = Listener("admin", server.limits, metrics)
-    admin.secure(server.admin.tls, "server.admin.tls", pools.admin)
+    server, pool = settings.server, tools.pools.admin
+    registry = Listener("registry", server.limits, tools.metrics)
+    registry.secure(server.tls, "server.tls", pool)
+    admin = Listener("admin", server.limits, tools.metrics)
+    admin.secure(server.admin.tls, "server.admin.tls", pool)
     return registry, admin
 
 
-def _admin_runner(  # noqa: PLR0917 -- all that the admin listener shows
-    settings: Settings,
-    routes: Iterable[Route],
-    health: Health,
-    metrics: Metrics,
-    pools: Pools,
-    guard: Guard,
-) -> web.AppRunner:
-    server = settings.server
-    access = Access(server.admin_listen, server.admin.token_file, pools.admin, lambda: guard.terms)
-    app = AdminApi(health, metrics, pools.admin, api(access, routes)).app()
-    return web.AppRunner(app, shutdown_timeout=_ADMIN_GRACE_SECONDS)
+def _works(
+    services: Services, sweep: Sweep, metrics: Metrics
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """Return what goes on in the background, for ever."""
+    yield from Housekeeping(services.store, sweep, metrics).works()
+    yield services.keeper.run()
+    yield services.store.keep_house()
+    yield watch_event_loop(metrics.event_loop_lag.observe)
+
+
+def _reloading(source: Path | None, services: Services, front: Front, tools: Tools) -> Reloading:
+    def apply(settings: Settings) -> list[str]:
+        restart = services.reload(settings)
+        front.follow(settings)
+        return restart
+
+    return Reloading(source, apply, tools.pools.admin, tools.metrics)
 
 
 def _bound(address: ListenAddress, listening: socket.socket) -> ListenAddress:

@@ -58,58 +58,70 @@ class Services:
             tools.metrics,
             settings.fill,
         )
-        self.manifests = Manifests(
-            store=store,
-            upstreams=self.upstreams,
-            policies=policies,
-            tier=tools.tier,
-            metrics=tools.metrics,
-            clock=tools.clock,
-        )
-        self.blobs = Blobs(
-            store=store,
-            upstreams=self.upstreams,
-            fills=self.fills,
-            policies=policies,
-            tier=tools.tier,
-            range_wait_seconds=settings.fill.range_wait_seconds,
-        )
-        self.lists = Lists(
-            store=store,
-            upstreams=self.upstreams,
-            policies=policies,
-            manifests=self.manifests,
-            pool=tools.pools.admin,
-            clock=tools.clock,
-        )
+        self.manifests = self._manifests(tools)
+        self.blobs = self._blobs(settings, tools)
+        self.lists = self._lists(tools)
         self.keeper, self.prefetcher = self._fetchers(tools)
         self.webhooks = Webhooks(tools.metrics, tools.pools)
         self.webhooks.follow(settings.webhooks)
         self.scheduler = Scheduler(self.prefetcher)
         self.scheduler.follow(schedules_of(settings))
-        self.pulls = PullAdmin(
-            store=store,
-            table=lambda: self.table,
-            manifests=self.manifests,
-            upstreams=self.upstreams,
-            policies=policies,
-            clock=tools.clock,
-        )
+        self.pulls = self._pull_admin(tools)
         self.fingerprints = Fingerprints()
         self.verification = Verification(
             self.upstreams, policies, tools.tier, self.fingerprints, tools.clock
         )
         self.access = AccessControl(settings, tools, self.verification, self.fingerprints)
-        self.registry = self._registry_api(settings, tools, policies)
+        self.registry = self._registry_api(settings, tools)
 
-    def _registry_api(self, settings: Settings, tools: Tools, policies: Policies) -> RegistryApi:
+    def _manifests(self, tools: Tools) -> Manifests:
+        return Manifests(
+            store=self.store,
+            upstreams=self.upstreams,
+            policies=self._policies,
+            tier=tools.tier,
+            metrics=tools.metrics,
+            clock=tools.clock,
+        )
+
+    def _blobs(self, settings: Settings, tools: Tools) -> Blobs:
+        return Blobs(
+            store=self.store,
+            upstreams=self.upstreams,
+            fills=self.fills,
+            policies=self._policies,
+            tier=tools.tier,
+            range_wait_seconds=settings.fill.range_wait_seconds,
+        )
+
+    def _lists(self, tools: Tools) -> Lists:
+        return Lists(
+            store=self.store,
+            upstreams=self.upstreams,
+            policies=self._policies,
+            manifests=self.manifests,
+            pool=tools.pools.admin,
+            clock=tools.clock,
+        )
+
+    def _pull_admin(self, tools: Tools) -> PullAdmin:
+        return PullAdmin(
+            store=self.store,
+            table=lambda: self.table,
+            manifests=self.manifests,
+            upstreams=self.upstreams,
+            policies=self._policies,
+            clock=tools.clock,
+        )
+
+    def _registry_api(self, settings: Settings, tools: Tools) -> RegistryApi:
         return RegistryApi(
             table=lambda: self.table,
             manifests=self.manifests,
             blobs=self.blobs,
             lists=self.lists,
             sender=_sender(settings, tools),
-            policies=policies,
+            policies=self._policies,
             guard=self.access.guard,
             catalog=settings.server.catalog,
         )

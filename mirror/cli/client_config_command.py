@@ -86,9 +86,9 @@ def client_config(
         wish = wish_of(
             load_settings(config).settings,
             mirror=mirror,
-            registries=registry or (),
-            left_out=left_out or (),
-            servers=server or (),
+            registries=registry,
+            left_out=left_out,
+            servers=server,
             catch_all=catch_all,
             air_gap=air_gap,
             ca=ca,

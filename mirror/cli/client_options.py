@@ -74,16 +74,16 @@ def wish_of(
     settings: "Settings",
     *,
     mirror: str | None,
-    registries: Sequence[str],
-    left_out: Sequence[str],
-    servers: Sequence[str],
+    registries: Sequence[str] | None,
+    left_out: Sequence[str] | None,
+    servers: Sequence[str] | None,
     catch_all: bool,
     air_gap: bool,
     ca: str | None,
     home: str | None = None,
 ) -> Wish:
     """Return what the options say; typer.BadParameter tells what is wrong with them."""
-    known = settings.upstreams
+    known, registries, left_out = settings.upstreams, registries or (), left_out or ()
     if unknown := [name for name in [*registries, *left_out] if name not in known]:
         raise typer.BadParameter(
             f"{unknown[0]} is no upstream of the configuration ({', '.join(known)})"
@@ -94,7 +94,7 @@ def wish_of(
     return Wish(
         mirror=_address(settings, mirror),
         registries=tuple(chosen),
-        servers=dict(_server(each) for each in servers),
+        servers=dict(_server(each) for each in servers or ()),
         fallback=not air_gap,
         catch_all=catch_all,
         ca=ca,

@@ -101,9 +101,9 @@ def node_agent(
     wish = wish_of(
         settings,
         mirror=mirror,
-        registries=registry or (),
-        left_out=left_out or (),
-        servers=server or (),
+        registries=registry,
+        left_out=left_out,
+        servers=server,
         catch_all=catch_all,
         air_gap=air_gap,
         ca=ca,

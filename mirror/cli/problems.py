@@ -13,7 +13,7 @@ from mirror.cli.options import FAILED, MISUSED, complain
 def problems() -> Iterator[None]:
     """Turn what a mirror or its directory refuses into a message and an exit code."""
     from mirror.cli.admin_client import ProblemError  # noqa: PLC0415 -- slow
-    from mirror.service.cache_admin import RefusalCode, RefusedError  # noqa: PLC0415 -- slow
+    from mirror.service.refusals import RefusalCode, RefusedError  # noqa: PLC0415 -- slow
     from mirror.store.layout import LayoutError  # noqa: PLC0415 -- slow
 
     try:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final, Self
 from urllib.parse import urlsplit
 
+from mirror.domain.challenge import is_address
+
 _HOST: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,251}[a-z0-9])?")
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -34,7 +36,7 @@ class MirrorAddress:
         host, port = split.hostname or "", split.port  # raises ValueError for a wrong port
         if split.username or split.path.strip("/") or split.query or split.fragment:
             raise ValueError(f"{text!r} has more than a host and a port")
-        if not (_is_address(host) or _HOST.fullmatch(host)):
+        if not (is_address(host) or _HOST.fullmatch(host)):
             raise ValueError(f"{text!r} has no host that can be read")
         return cls(scheme, host, port)
 
@@ -46,7 +48,7 @@ class MirrorAddress:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine reaches it."""
-        if not _is_address(self.host):
+        if not is_address(self.host):
             return self.host == "localhost"
         return ipaddress.ip_address(self.host).is_loopback
 
@@ -63,11 +65,3 @@ class MirrorAddress:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.netloc}"
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -152,8 +152,11 @@ def realm_allowed(
 
 
 def _is_address_or_local(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
+    return host == "localhost" or host.endswith(".localhost") or is_address(host)
+
+
+def is_address(host: str) -> bool:
+    """Tell whether a host is given by its address and not by a name."""
     try:
         ip_address(host)
     except ValueError:

@@ -61,7 +61,9 @@ class Metrics:
         """What is counted can be told, too."""
         disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each
         self._requests(registry)
+        self._connections(registry)
         self._upstreams(registry)
+        self._rate_limits(registry)
         self._fills(registry)
         self._prefetch(registry)
         self._webhooks(registry)
@@ -97,6 +99,7 @@ class Metrics:
             registry=registry,
         )
 
+    def _connections(self, registry: CollectorRegistry) -> None:
         self.connections = Gauge(
             "mirror_connections",
             "Open connections of a listener: registry or admin.",
@@ -147,6 +150,14 @@ class Metrics:
             ["upstream", "account"],
             registry=registry,
         )
+        self.immutable_tag_moved = Counter(
+            "mirror_immutable_tag_moved_total",
+            "Times an upstream said that a tag which the configuration calls immutable had moved.",
+            ["upstream"],
+            registry=registry,
+        )
+
+    def _rate_limits(self, registry: CollectorRegistry) -> None:
         labels = ["upstream", "account"]
         self.ratelimit_limit = Gauge(
             "mirror_upstream_ratelimit_limit",
@@ -160,18 +171,11 @@ class Metrics:
             labels,
             registry=registry,
         )
-
         self.ratelimit_empty_in = Gauge(
             "mirror_upstream_ratelimit_empty_in_seconds",
             "When no pull is left at the rate of the last hour, as of the upstream's last "
             "answer; +Inf if the number does not shrink.",
             labels,
-            registry=registry,
-        )
-        self.immutable_tag_moved = Counter(
-            "mirror_immutable_tag_moved_total",
-            "Times an upstream said that a tag which the configuration calls immutable had moved.",
-            ["upstream"],
             registry=registry,
         )
 

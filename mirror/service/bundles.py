@@ -10,10 +10,9 @@ from mirror.domain.errors import MirrorError
 from mirror.domain.images import image_name, is_pattern
 from mirror.domain.manifests import is_index
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Reference, Repository, Tag
-from mirror.domain.walking import is_platform
 from mirror.observe.logs import get_logger
 from mirror.runtime.steps import in_steps
-from mirror.service.refusals import RefusalCode, RefusedError
+from mirror.service.refusals import RefusalCode, RefusedError, check_platforms
 from mirror.store.exporting import ChangedError, IncompleteError, Packing, PrivateError, packed
 from mirror.store.importing import Imported, imported
 from mirror.store.index import object_key
@@ -111,13 +110,7 @@ class Bundles:
             raise RefusedError(RefusalCode.BUSY, str(error), "export again") from None
 
     async def _packing(self, wish: ExportWish, present: frozenset[str]) -> Packing:
-        wrong = [each for each in wish.platforms if not is_platform(each)]
-        if wrong:
-            raise RefusedError(
-                RefusalCode.INVALID,
-                f"{wrong[0][:64]!r} is not a platform",
-                "a platform is os/architecture or os/architecture/variant: linux/arm64",
-            )
+        check_platforms(wish.platforms)
         since = _seconds(wish.since)
         packing = Packing(self._store, wish.platforms, present, with_private=wish.private)
         await self._store.flush()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from mirror.observe.logs import get_logger
-from mirror.service.cache_admin import RefusalCode, RefusedError
+from mirror.service.refusals import RefusalCode, RefusedError
 
 LISTENERS_MAX: Final = 32
 _log = get_logger("feed")

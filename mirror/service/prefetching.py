@@ -14,14 +14,13 @@ from typing import Annotated, Final
 import msgspec
 
 from mirror.domain.errors import MirrorError, RateLimitedError, TroubleError
-from mirror.domain.walking import is_platform
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
 from mirror.runtime.clock import Clock
-from mirror.service.cache_admin import RefusalCode, RefusedError
 from mirror.service.fetching import Fetching, Wish
 from mirror.service.prefetch_job import ImageState, Job, JobFacts, Progress, Row
 from mirror.service.quota import Quota
+from mirror.service.refusals import RefusalCode, RefusedError, check_platforms
 
 DEFAULT_PLATFORM: Final = "linux/amd64"
 BY_COMMAND: Final = "command"
@@ -91,13 +90,7 @@ class Prefetcher:
 
     def start(self, wish: PrefetchWish, origin: str = BY_COMMAND) -> JobFacts:
         """Begin to fetch images; raises RefusedError."""
-        wrong = [each for each in wish.platforms if not is_platform(each)]
-        if wrong:
-            raise RefusedError(
-                RefusalCode.INVALID,
-                f"{wrong[0][:64]!r} is not a platform",
-                "a platform is os/architecture or os/architecture/variant: linux/arm64",
-            )
+        check_platforms(wish.platforms)
         if len(self._tasks) >= _RUNNING_MAX:
             raise RefusedError(
                 RefusalCode.BUSY,

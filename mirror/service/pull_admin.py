@@ -12,10 +12,11 @@ from mirror.domain.manifests import Manifest
 from mirror.domain.names import Digest, Reference, Repository, Tag
 from mirror.domain.routing import Table
 from mirror.runtime.clock import Clock
-from mirror.service.cache_admin import RefusalCode, RefusedError, parsed
+from mirror.service.cache_admin import parsed
 from mirror.service.freshening import Case
 from mirror.service.manifests import Manifests
 from mirror.service.policies import Policies
+from mirror.service.refusals import RefusalCode, RefusedError
 from mirror.store.store import Store
 from mirror.upstream.registry import Rate
 from mirror.upstream.upstreams import Upstreams

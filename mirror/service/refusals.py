@@ -1,6 +1,9 @@
 """What an operator is told when a wish cannot be met."""
 
+from collections.abc import Iterable
 from enum import StrEnum
+
+from mirror.domain.walking import is_platform
 
 
 class RefusalCode(StrEnum):
@@ -21,3 +24,14 @@ class RefusedError(Exception):
         self.code = code
         self.message = message
         self.hint = hint
+
+
+def check_platforms(platforms: Iterable[str]) -> None:
+    """Raise RefusedError unless all of them can be platforms."""
+    for each in platforms:
+        if not is_platform(each):
+            raise RefusedError(
+                RefusalCode.INVALID,
+                f"{each[:64]!r} is not a platform",
+                "a platform is os/architecture or os/architecture/variant: linux/arm64",
+            )

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from mirror.observe.logs import get_logger
-from mirror.service.cache_admin import RefusedError
 from mirror.service.prefetching import BY_SCHEDULE, Prefetcher, PrefetchWish
+from mirror.service.refusals import RefusedError
 
 _FIRST_MIN_SECONDS: Final = 30.0
 """When a mirror has started, nodes may all pull."""

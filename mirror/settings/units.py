@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final, Self
 
+from mirror.domain.challenge import is_address
+
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
@@ -206,7 +208,7 @@ class ListenAddress:
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the listener."""
         return self.host == "localhost" or (
-            _is_address(self.host) and ipaddress.ip_address(self.host).is_loopback
+            is_address(self.host) and ipaddress.ip_address(self.host).is_loopback
         )
 
     def local(self) -> Self:
@@ -226,18 +228,10 @@ class ListenAddress:
 
 
 def _listen_host(text: str) -> str:
-    if text.startswith("[") and text.endswith("]") and _is_address(text[1:-1]):
+    if text.startswith("[") and text.endswith("]") and is_address(text[1:-1]):
         return text[1:-1]
     if ":" in text:
         raise ValueError("an IPv6 address stands in brackets: [::1]:5000")
     if text and not _HOST.fullmatch(text):
         raise ValueError("the part before the port is neither an address nor a host name")
     return text
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

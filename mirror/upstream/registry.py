@@ -19,7 +19,7 @@ from mirror.domain.answers import (
     access_refused,
     not_found,
 )
-from mirror.domain.budget import Budget, Reading
+from mirror.domain.budget import Budget
 from mirror.domain.endpoints import Endpoint, Refusal, combined, in_order
 from mirror.domain.errors import (
     CredentialRefusedError,
@@ -38,6 +38,7 @@ from mirror.runtime import trail
 from mirror.runtime.clock import Clock
 from mirror.settings import Upstream
 from mirror.upstream.accounts import ANONYMOUS_NAME, Account, Accounts
+from mirror.upstream.budgets import Budgets
 from mirror.upstream.deadline import deadline, share
 from mirror.upstream.door import Door
 from mirror.upstream.exchange import Exchange, Question, Reply
@@ -104,7 +105,7 @@ class Registry:
             )
             for each in self._endpoints
         }
-        self._budgets: dict[str, Budget] = {}
+        self._budgets = Budgets(upstream.name, self._telling, metrics, clock)
         self._is_offline = upstream.policy.mode == "offline"
 
     def deadline(self, seconds: float | None = None) -> AbstractAsyncContextManager[None]:
@@ -138,7 +139,7 @@ class Registry:
 
     def budget(self, repository: Repository) -> Budget | None:
         """Return what is known of the pulls that are left for a repository's account."""
-        return self._budgets.get(self._accounts.name_for(repository) or ANONYMOUS_NAME)
+        return self._budgets.of(self._accounts.name_for(repository) or ANONYMOUS_NAME)
 
     def rates(self) -> Iterator[Rate]:
         """Return what is known of each account's budget."""
@@ -150,7 +151,7 @@ class Registry:
 
     def _rate(self, account: str) -> Rate:
         pause_seconds = min(door.pause_seconds(account) for door in self.doors.values())
-        return Rate(self._name, account, self._budgets.get(account), pause_seconds)
+        return Rate(self._name, account, self._budgets.of(account), pause_seconds)
 
     async def head_manifest(
         self, repository: Repository, reference: Reference
@@ -306,7 +307,9 @@ class Registry:
             raise
         try:
             if not reply.foreign:
-                self._read_rate_limit(account, question, reply.response)
+                says = self._budgets.read(account.name, reply.response.headers)
+                if says and question.counts_as_pull and reply.response.status < 400:
+                    trail.paid()
             raise_refusal(reply, question)
         except RateLimitedError as error:
             if not reply.foreign:
@@ -336,26 +339,6 @@ class Registry:
                 kind=question.kind,
                 reason=str(error),
             )
-
-    def _read_rate_limit(
-        self, account: Account, question: Question, response: aiohttp.ClientResponse
-    ) -> None:
-        reading = Reading.of(response.headers, self._clock.wall())
-        if reading is None:
-            return
-        if question.counts_as_pull and response.status < 400:
-            trail.paid()
-        before = self._budgets.get(account.name)
-        budget = Budget((reading,)) if before is None else before.plus(reading)
-        self._budgets[account.name] = budget
-        self._telling.rate(account.name, reading, before)
-        empty_in_seconds = budget.empty_in_seconds(reading.at)
-        labels = self._name, account.name
-        self._metrics.ratelimit_limit.labels(*labels).set(reading.limit)
-        self._metrics.ratelimit_remaining.labels(*labels).set(reading.remaining)
-        self._metrics.ratelimit_empty_in.labels(*labels).set(
-            math.inf if empty_in_seconds is None else empty_in_seconds
-        )
 
     # --- reading answers ------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from mirror.domain.errors import MirrorError
 from mirror.observe.logs import get_logger
 from mirror.runtime.unreadable import UNREADABLE
-from mirror.service.cache_admin import RefusalCode, RefusedError
+from mirror.service.refusals import RefusalCode, RefusedError
 from mirror.web.admin_access import Access
 from mirror.web.errors import status_of
 from mirror.web.openapi import JSON, Asked, Problem, ProblemBody, Route, document

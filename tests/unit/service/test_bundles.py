@@ -17,7 +17,8 @@ from mirror.app import stopped_cache
 from mirror.domain.bundles import CONTENTS, CONTENTS_MAX_BYTES, header, padding
 from mirror.domain.names import Digest
 from mirror.service.bundles import ExportWish
-from mirror.service.cache_admin import CacheAdmin, RefusalCode, RefusedError
+from mirror.service.cache_admin import CacheAdmin
+from mirror.service.refusals import RefusalCode, RefusedError
 from mirror.settings import Credential, Policy, Upstream
 from mirror.settings.units import SizeOrShare
 from mirror.store.changes import Changes

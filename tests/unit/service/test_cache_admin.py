@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mirror.domain.names import ANONYMOUS_SCOPE
-from mirror.service.cache_admin import CacheAdmin, RefusalCode, RefusedError
+from mirror.service.cache_admin import CacheAdmin
+from mirror.service.refusals import RefusalCode, RefusedError
 from mirror.store.checking import Fault, Finding, Verdict
 from mirror.store.sweep import Leftover
 from tests.fakes.clock import FakeClock

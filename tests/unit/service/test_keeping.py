@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mirror.domain.names import Tag
-from mirror.service.cache_admin import RefusedError
+from mirror.service.refusals import RefusedError
 from mirror.settings.root import Pin
 from tests.fakes import faults
 from tests.fakes.content import image, index

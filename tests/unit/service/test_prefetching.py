@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mirror.service import prefetching
-from mirror.service.cache_admin import RefusedError
 from mirror.service.prefetch_job import ImageState, JobFacts, JobState, Progress
 from mirror.service.prefetching import PrefetchWish
+from mirror.service.refusals import RefusedError
 from mirror.settings import Fill
 from mirror.settings.units import SizeOrShare
 from tests.fakes import faults

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from mirror.service import feed as feed_module
-from mirror.service.cache_admin import RefusedError
 from mirror.service.feed import Feed
+from mirror.service.refusals import RefusedError
 from mirror.settings import Policy
 from mirror.web import overview_api
 from tests.fakes import faults
