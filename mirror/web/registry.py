@@ -1,6 +1,6 @@
 """The registry listener: ``/v2/…`` for reading, and nothing else."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -15,7 +15,7 @@ from mirror.domain.errors import (
 )
 from mirror.domain.media import accepts
 from mirror.domain.names import Digest, Repository
-from mirror.domain.ranges import Span, Unsatisfiable, select
+from mirror.domain.ranges import Unsatisfiable
 from mirror.domain.routing import Kind, Route, Routes, Table
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Result
@@ -23,14 +23,13 @@ from mirror.runtime import trail, via
 from mirror.service.ports import BlobSource, Listing, ListSource, ManifestSource, Patience
 from mirror.service.served import Served
 from mirror.transfer.parts import Body, FilePart, ReadyBody
-from mirror.web.errors import code_of, error_body, error_headers, status_of
-from mirror.web.exchange import Facts, error_status, facts_of, served_headers
+from mirror.web import answers
+from mirror.web.errors import code_of, error_headers, status_of
+from mirror.web.exchange import Facts, facts_of, served_headers
 from mirror.web.guard import TOKEN_PATH, Guard, GuardTerms
-from mirror.web.ready import Ready, fits
 from mirror.web.sending import Sender
 from mirror.web.token_endpoint import issue
 
-API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
 _BLOB_TYPE: Final = "application/octet-stream"
 _YEAR: Final = "max-age=31536000, immutable"
 _AT_ONCE_BYTES: Final = 64 * 1024
@@ -80,11 +79,13 @@ class RegistryApi:
             return await self._answer(request, facts)
         except MirrorError as error:
             facts.error, facts.result = str(error), Result.ERROR
-            return _error(request, facts, self._status(error), code_of(error), error_headers(error))
+            return answers.error(
+                request, facts, self._status(error), code_of(error), error_headers(error)
+            )
         except Exception:  # noqa: BLE001 -- the isolation point: a bug answers 503, once
             _log.exception("a request failed unexpectedly", request_id=facts.request_id)
             facts.error, facts.result = f"internal error, request {facts.request_id}", Result.ERROR
-            return _error(request, facts, 503, ErrorCode.UNKNOWN, {})
+            return answers.error(request, facts, 503, ErrorCode.UNKNOWN, {})
 
     def _status(self, error: MirrorError) -> int:
         """Return the status of an error; who may be told to wait is, by ``on_rate_limit``."""
@@ -98,7 +99,7 @@ class RegistryApi:
             return await self._token(request, facts, self._guard.terms)
         if request.method not in {"GET", "HEAD"}:
             facts.error = "this mirror is for reading: GET and HEAD only"
-            return _error(request, facts, 405, ErrorCode.UNSUPPORTED, {"Allow": "GET, HEAD"})
+            return answers.error(request, facts, 405, ErrorCode.UNSUPPORTED, {"Allow": "GET, HEAD"})
         chain = ", ".join(request.headers.getall(hdrs.VIA, []))
         if via.is_loop(chain):
             raise LoopError
@@ -117,18 +118,20 @@ class RegistryApi:
     ) -> web.StreamResponse:
         if request.method not in {"GET", "POST"}:
             facts.error = "tokens are given to GET and POST"
-            return _error(request, facts, 405, ErrorCode.UNSUPPORTED, {"Allow": "GET, POST"})
+            return answers.error(request, facts, 405, ErrorCode.UNSUPPORTED, {"Allow": "GET, POST"})
         body, facts.identity = await issue(request, terms, self._guard.passes, self._table())
         facts.result = Result.HIT
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
-        return _answer(request, facts, 200, {**headers, **served_headers(Served(Result.HIT))}, body)
+        return answers.small(
+            request, facts, 200, {**headers, **served_headers(Served(Result.HIT))}, body
+        )
 
     async def _ping(
         self, request: web.BaseRequest, _route: Route, facts: Facts
     ) -> web.StreamResponse:
         facts.result = Result.HIT
         headers = {"Content-Type": "application/json", **served_headers(Served(Result.HIT))}
-        return _answer(request, facts, 200, headers, b"{}")
+        return answers.small(request, facts, 200, headers, b"{}")
 
     async def _manifest(
         self, request: web.BaseRequest, route: Route, facts: Facts
@@ -142,9 +145,9 @@ class RegistryApi:
         facts.result, facts.reason = served.result, served.reason or ""
         headers = {
             "Content-Type": manifest.media_type,
-            **_identity(manifest.digest),
+            **answers.identity(manifest.digest),
             **served_headers(served),
-            **_namespace(route),
+            **answers.namespace(route),
         }
         return await self._content(request, facts, headers, manifest.content)
 
@@ -156,14 +159,16 @@ class RegistryApi:
             "Content-Type": _BLOB_TYPE,
             "Accept-Ranges": "bytes",
             "Cache-Control": _YEAR,
-            **_identity(digest),
-            **_namespace(route),
+            **answers.identity(digest),
+            **answers.namespace(route),
         }
-        if request.method == "HEAD" or _has_already(request, digest):
+        if request.method == "HEAD" or answers.has_already(request, digest):
             # Who has the bytes already must not make us fetch them.
             size_bytes, served = await self._blobs.size_bytes(repository, digest)
             facts.result = served.result
-            return _blob_head(request, facts, {**headers, **served_headers(served)}, size_bytes)
+            return answers.blob_head(
+                request, facts, {**headers, **served_headers(served)}, size_bytes
+            )
         body, served = await self._blobs.open(repository, digest)
         facts.result = served.result
         headers |= served_headers(served)
@@ -177,10 +182,10 @@ class RegistryApi:
     async def _send_blob(
         self, request: web.BaseRequest, facts: Facts, headers: dict[str, str], body: Body
     ) -> web.StreamResponse:
-        span = _span(request, body.size_bytes, headers["Docker-Content-Digest"])
+        span = answers.span(request, body.size_bytes, headers["Docker-Content-Digest"])
         if isinstance(span, Unsatisfiable):
-            return _unsatisfiable(request, facts, headers, body.size_bytes)
-        response = web.StreamResponse(headers={**headers, **_common(facts)})
+            return answers.unsatisfiable(request, facts, headers, body.size_bytes)
+        response = web.StreamResponse(headers={**headers, **answers.common(facts)})
         response.content_length = body.size_bytes
         if span is not None and body.size_bytes is not None:
             response.set_status(206)
@@ -193,11 +198,11 @@ class RegistryApi:
         self, request: web.BaseRequest, facts: Facts, headers: dict[str, str], content: bytes
     ) -> web.StreamResponse:
         """Answer with the conditions and ranges that blobs have, too (PROTOCOL C7)."""
-        if _has_already(request, headers["Docker-Content-Digest"]):
-            return _answer(request, facts, 304, headers, b"")
-        span = _span(request, len(content), headers["Docker-Content-Digest"])
+        if answers.has_already(request, headers["Docker-Content-Digest"]):
+            return answers.small(request, facts, 304, headers, b"")
+        span = answers.span(request, len(content), headers["Docker-Content-Digest"])
         if isinstance(span, Unsatisfiable):
-            return _unsatisfiable(request, facts, headers, len(content))
+            return answers.unsatisfiable(request, facts, headers, len(content))
         if span is None:
             return await self._whole(request, facts, 200, headers, content)
         headers["Content-Range"] = span.content_range(len(content))
@@ -213,8 +218,8 @@ class RegistryApi:
     ) -> web.StreamResponse:
         """Answer with bytes that are in memory."""
         if len(content) <= _AT_ONCE_BYTES or request.method == "HEAD":
-            return _answer(request, facts, status, headers, content)
-        response = web.StreamResponse(status=status, headers={**headers, **_common(facts)})
+            return answers.small(request, facts, status, headers, content)
+        response = web.StreamResponse(status=status, headers={**headers, **answers.common(facts)})
         response.content_length = len(content)
         await self._sender.send(request, response, _one_part(content), facts)
         return response
@@ -248,124 +253,13 @@ class RegistryApi:
         headers = {
             "Content-Type": listing.media_type,
             **served_headers(served),
-            **_namespace(route),
+            **answers.namespace(route),
         }
         if listing.next_query is not None:
             headers["Link"] = f'<{route.link(listing.next_query)}>; rel="next"'
         if listing.filtered:
             headers["OCI-Filters-Applied"] = "artifactType"
         return await self._whole(request, facts, 200, headers, listing.content)
-
-
-# --- answers ---------------------------------------------------------------------------------
-
-
-def _answer(
-    request: web.BaseRequest, facts: Facts, status: int, headers: dict[str, str], body: bytes
-) -> web.StreamResponse:
-    """Return a small answer; to a HEAD it has the length of the body but no body."""
-    headers = {**headers, **_common(facts)}
-    if status < 400 and fits(request):
-        return _ready(request, facts, status, headers, body)
-    response = web.Response(status=status, headers=headers)
-    if status != 304:
-        response.body = body  # to a HEAD, aiohttp sends its length alone
-        if status < 400 and request.method == "GET":
-            facts.sent_bytes = len(body)
-    facts.head_is_out()
-    return response
-
-
-def _ready(
-    request: web.BaseRequest, facts: Facts, status: int, headers: dict[str, str], body: bytes
-) -> Ready:
-    if status == 304:
-        body = b""
-    else:
-        headers["Content-Length"] = str(len(body))
-    if request.method == "HEAD":
-        body = b""
-    facts.sent_bytes = len(body)
-    facts.head_is_out()
-    return Ready(status, headers, body)
-
-
-def _error(
-    request: web.BaseRequest,
-    facts: Facts,
-    status: int,
-    code: ErrorCode,
-    headers: dict[str, str],
-) -> web.StreamResponse:
-    """Return the JSON of an error; what is said is what was noted for the log."""
-    own = {"Content-Type": "application/json", "Cache-Status": error_status(code)}
-    return _answer(request, facts, status, {**own, **headers}, error_body(code, facts.error))
-
-
-async def _one_part(content: bytes) -> AsyncGenerator[FilePart | bytes, None]:
-    yield content
-
-
-def _blob_head(
-    request: web.BaseRequest, facts: Facts, headers: dict[str, str], size_bytes: int | None
-) -> web.StreamResponse:
-    # Not a Response: that would announce a length of 0 where none is known.
-    response = web.StreamResponse(headers={**headers, **_common(facts)})
-    if size_bytes is not None:
-        response.content_length = size_bytes
-    if _has_already(request, headers["Docker-Content-Digest"]):
-        response.set_status(304)
-    facts.head_is_out()
-    return response
-
-
-def _unsatisfiable(
-    request: web.BaseRequest, facts: Facts, headers: dict[str, str], size_bytes: int | None
-) -> web.StreamResponse:
-    facts.result = Result.ERROR
-    kept = {name: headers[name] for name in ("Cache-Status", "Docker-Content-Digest")}
-    kept["Content-Range"] = f"bytes */{size_bytes}"
-    return _answer(request, facts, 416, kept, b"")
-
-
-# --- headers ---------------------------------------------------------------------------------
-
-
-def _common(facts: Facts) -> dict[str, str]:
-    return {
-        API_VERSION[0]: API_VERSION[1],
-        "X-Request-Id": facts.request_id,
-        "Server": "mirror",  # and not the versions of Python and aiohttp
-    }
-
-
-def _identity(digest: Digest) -> dict[str, str]:
-    return {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'}
-
-
-def _namespace(route: Route) -> dict[str, str]:
-    """Return the configured name of the upstream where the client asked by ``ns``."""
-    if route.namespace is None or route.repository is None:
-        return {}
-    return {"OCI-Namespace": route.repository.upstream}
-
-
-def _has_already(request: web.BaseRequest, digest: Digest | str) -> bool:
-    """Tell whether the client says that it has this content (RFC 9110 section 13.1.2)."""
-    lines: Iterable[str] = request.headers.getall(hdrs.IF_NONE_MATCH, [])
-    etags = {part.strip().removeprefix("W/") for line in lines for part in line.split(",")}
-    return f'"{digest}"' in etags or "*" in etags
-
-
-def _span(
-    request: web.BaseRequest, size_bytes: int | None, digest: str
-) -> Span | Unsatisfiable | None:
-    lines = request.headers.getall(hdrs.RANGE, [])
-    if len(lines) != 1 or size_bytes is None or request.method != "GET":
-        return None
-    if request.headers.get(hdrs.IF_RANGE, f'"{digest}"') != f'"{digest}"':
-        return None  # the client has a part of something else (RFC 9110 section 13.1.5)
-    return select(lines[0], size_bytes)
 
 
 def _repository(route: Route) -> Repository:
@@ -378,3 +272,7 @@ def _digest(route: Route) -> Digest:
     if not isinstance(route.reference, Digest):
         raise NameUnknownError("there is nothing at this path")
     return route.reference
+
+
+async def _one_part(content: bytes) -> AsyncGenerator[FilePart | bytes, None]:
+    yield content
