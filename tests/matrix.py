@@ -22,7 +22,7 @@ from tests.harness import Mirror, mirror_of
 SIZE: Final = 1 << 20
 MIDDLE: Final = SIZE // 2
 READERS: Final = {"nobody left": 0, "one": 1, "32 readers": 32, "a range": -1}
-AT_ONCE: Final = 16
+AT_ONCE: Final = 32
 _PATIENCE_SECONDS: Final = 30.0
 _POLICY: Final = Policy(
     timeouts=Timeouts(connect_seconds=2, response_seconds=3, idle_seconds=2),
@@ -54,6 +54,7 @@ class Result:
     row: Row
     outcomes: dict[str, str] = field(default_factory=dict)
     extra_bytes: dict[str, int] = field(default_factory=dict)
+    """What came from upstream beyond one whole, where all was delivered."""
 
     @property
     def fetched_twice(self) -> str:
@@ -136,10 +137,7 @@ async def run_in(directory: Path) -> list[Result]:
         async def one(number: int, name: str, row: Row, who: str) -> None:
             async with at_once:
                 cell = Cell(mirror, registry, name, blob(SIZE, 1000 + number))
-                outcome, extra_bytes = await cell.run(row, READERS[who])
-            result = results[id(row)]
-            result.outcomes[who] = outcome
-            result.extra_bytes[who] = extra_bytes
+                results[id(row)].outcomes[who] = await cell.run(row, READERS[who])
 
         async with asyncio.TaskGroup() as group:
             for number, (name, cell) in enumerate(names.items()):
@@ -148,7 +146,21 @@ async def run_in(directory: Path) -> list[Result]:
         space = mirror.up.store.space
         assert (space.reserved_bytes, space.written_bytes) == (0, 0)
         assert await mirror.metric("mirror_fill_readers") == 0
+        received = await _received(mirror)
+    for name, (row, who) in names.items():
+        delivered = results[id(row)].outcomes[who] in {"complete", "kept"}
+        results[id(row)].extra_bytes[who] = received.get(name, 0) - SIZE if delivered else 0
     return list(results.values())
+
+
+async def _received(mirror: Mirror) -> dict[str, int]:
+    """Return the bytes that came, by upstream, in one look at all metrics."""
+    return {
+        sample.labels["upstream"]: int(sample.value)
+        for family in mirror.up.metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "mirror_upstream_bytes_total"
+    }
 
 
 class Cell:
@@ -157,13 +169,12 @@ class Cell:
     def __init__(self, mirror: Mirror, registry: FakeRegistry, name: str, pushed: Blob) -> None:
         self._mirror = mirror
         self._registry = registry
-        self._name = name
         self._pushed = pushed
         self._repository = f"cells/{name.split('.', maxsplit=1)[0]}"
         self._path = f"/v2/{name}/{self._repository}/blobs/{pushed.digest}"
 
-    async def run(self, row: Row, readers: int) -> tuple[str, int]:
-        """Return what the readers got, and how many bytes came more than once."""
+    async def run(self, row: Row, readers: int) -> str:
+        """Return what the readers got."""
         self._registry.push_blob(self._repository, self._pushed)
         for step in row.steps:
             self._registry.fail(
@@ -182,8 +193,7 @@ class Cell:
             # Who comes when the first try has failed already is better off: the worst counts.
             outcome = max(outcomes, key=lambda each: (each != "complete", each != "cut short"))
         await self._kept()
-        received = await self._mirror.total("mirror_upstream_bytes_total", upstream=self._name)
-        return outcome, int(received) - SIZE if outcome in {"complete", "kept"} else 0
+        return outcome
 
     async def _read(self, headers: list[tuple[str, str]], start: int) -> str:
         host, port = self._mirror.host, self._mirror.port
@@ -201,25 +211,25 @@ class Cell:
     async def _abandoned(self) -> str:
         """Leave at once, and see whether the object is kept all the same."""
         asking = asyncio.create_task(self._mirror.raw(self._path))
-        async with asyncio.timeout(10):
-            while not self._registry.count("GET", "blob", self._repository):  # noqa: ASYNC110 -- a fake
-                await asyncio.sleep(0.005)
+        await self._registry.until(
+            lambda: self._registry.count("GET", "blob", self._repository) > 0
+        )
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         return "kept" if await self._kept() else "not kept"
 
     async def _kept(self) -> bool:
         """Wait for the fill to end; what is stored is right."""
-        async with asyncio.timeout(30):
-            while f"fill {self._pushed.digest}" in _tasks():  # noqa: ASYNC110 -- nothing tells
-                await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while filling := self._filling():
+                await asyncio.wait(filling)
         path = self._mirror.stored(self._pushed.digest)
         assert not path.exists() or path.read_bytes() == self._pushed.content
         return path.exists()
 
-
-def _tasks() -> set[str]:
-    return {task.get_name() for task in asyncio.all_tasks()}
+    def _filling(self) -> list["asyncio.Task[object]"]:
+        name = f"fill {self._pushed.digest}"
+        return [task for task in asyncio.all_tasks() if task.get_name() == name]
 
 
 def table(results: Sequence[Result]) -> str:

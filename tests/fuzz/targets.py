@@ -4,8 +4,10 @@ A reader may refuse by the errors that it documents; anything else that it raise
 """
 
 import asyncio
+import atexit
 import base64
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -277,7 +279,9 @@ def _oidc() -> OidcTokens:
 
 @cache
 def _directory() -> Path:
-    return Path(tempfile.mkdtemp(prefix="mirror-fuzz-"))
+    directory = tempfile.mkdtemp(prefix="mirror-fuzz-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Path(directory)
 
 
 def config(data: bytes) -> None:
