@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class ForbiddenExecutor(ThreadPoolExecutor):
-    """asyncio's default executor in all tests: whoever uses it fails (invariant 16)."""
+    """asyncio's default executor in all tests: whoever uses it fails (invariant 14)."""
 
     def submit(self, *args: object, **kwargs: object) -> Future[Any]:
         raise AssertionError(f"the default executor is used: {args}")
@@ -133,7 +133,7 @@ class Mirror:
         return self.directory / "blobs" / algorithm / hex_digits[:2] / hex_digits
 
     async def pull_blobs(self, repository: str, pulled: Image) -> None:
-        """Bring the rest of an image, so that it is whole here (invariant 10)."""
+        """Bring the rest of an image, so that it is whole here (invariant 17)."""
         for each in pulled.blobs:
             await self.get(f"/v2/{repository}/blobs/{each.digest}")
         await self.settled()

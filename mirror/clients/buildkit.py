@@ -1,6 +1,6 @@
 """BuildKit: ``buildkitd.toml``.
 
-Source: PROTOCOL §2.6; BuildKit docs/buildkitd.toml.md.
+Source: BuildKit docs/buildkitd.toml.md.
 """
 
 from typing import Final

@@ -1,6 +1,6 @@
 """containerd and nerdctl: ``certs.d/<registry>/hosts.toml``, and where containerd looks for it.
 
-Source: PROTOCOL §2.3; containerd docs/hosts.md, core/remotes/docker/config/hosts.go.
+Source: containerd docs/hosts.md, core/remotes/docker/config/hosts.go.
 """
 
 from typing import Any, Final

@@ -1,6 +1,6 @@
 """Podman, CRI-O, skopeo and buildah: a file of ours in ``registries.conf.d``.
 
-Source: PROTOCOL §2.5; containers-registries.conf(5), containers-registries.conf.d(5).
+Source: containers-registries.conf(5), containers-registries.conf.d(5).
 """
 
 from typing import Final

@@ -1,6 +1,6 @@
 """Docker: ``daemon.json``, which knows a mirror of Docker Hub only.
 
-Source: PROTOCOL §2.4; dockerd's reference, "Configuration reload behavior".
+Source: dockerd's reference, "Configuration reload behavior".
 """
 
 import json

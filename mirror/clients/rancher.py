@@ -1,6 +1,6 @@
 """k3s and RKE2: ``registries.yaml``, of which they write containerd's files at their start.
 
-Source: PROTOCOL §2.2; the k3s documentation, "Private Registry Configuration".
+Source: the k3s documentation, "Private Registry Configuration".
 """
 
 from typing import Any, Final

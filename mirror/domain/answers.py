@@ -1,7 +1,7 @@
 """What an upstream's status means for our client.
 
-Source: PROTOCOL section 1.1 and DESIGN, invariant 8. The classes must survive: an outage is
-never "not found", a missing image never "denied".
+The classes must survive (invariant 8): an outage is never "not found", a missing image never
+"denied".
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from mirror.domain.routing import Kind
 
 HUB: Final = "docker.io"
 HEAD_UNSUPPORTED: Final = frozenset({401, 405, 501})
-"""Answers to a HEAD after which a GET may still succeed (public ECR: 401, FIELD, #4383)."""
+"""Answers to a HEAD after which a GET may still succeed (public ECR: 401)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

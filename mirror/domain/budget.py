@@ -1,7 +1,7 @@
 """How many pulls a registry lets an account make, and how long they will last.
 
-Source: Docker Hub's ``ratelimit-limit: 100;w=21600`` and ``ratelimit-remaining`` (PROTOCOL
-section 3.2). A registry that sends neither has no limit that we know of.
+Source: Docker Hub's ``ratelimit-limit: 100;w=21600`` and ``ratelimit-remaining``. A registry that
+sends neither has no limit that we know of.
 """
 
 from collections.abc import Mapping

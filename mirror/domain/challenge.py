@@ -135,8 +135,6 @@ def realm_allowed(
         extra_hosts: Hosts that the operator allows besides (``upstreams.*.realms``),
             as ``host`` or ``host:port``.
         same_site: Tells whether two host names have one registrable domain (eTLD+1).
-
-    Source: PROTOCOL section 5.2.
     """
     target, home = Origin.of(realm), Origin.of(upstream_url)
     if target is None or home is None:

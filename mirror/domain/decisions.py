@@ -3,7 +3,7 @@
 Each request is looked up twice: before upstream is asked, and with what it has said. The
 rows are shown in ``docs/freshness.md``, which is made from this file.
 
-Source: DESIGN, invariants 8 to 10; RFC 5861 for serving stale.
+Source: invariants 8, 9 and 17; RFC 5861 for serving stale.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Have(StrEnum):
 
     NOTHING = "nothing"
     PART = "a part"
-    """The manifest, but not all that it refers to (DESIGN, invariant 10)."""
+    """The manifest, but not all that it refers to (invariant 17)."""
     WHOLE = "all of it"
 
 

@@ -17,7 +17,7 @@ class Endpoint:
 
     ``url`` ends without a slash, may carry a path prefix, and has ``/v2`` appended.
     ``is_registry`` tells that the host is the upstream's own name or alias; to all others
-    ``?ns=`` says which upstream is meant, as containerd does (DESIGN, invariant 17).
+    ``?ns=`` says which upstream is meant, as containerd does (invariant 15).
     """
 
     url: str

@@ -1,7 +1,7 @@
 """Manifests and indexes: what they are, and what they refer to.
 
 The bytes are upstream's and stay as they are; this only reads them. The checks close the
-type confusion of CVE-2021-41190 and the parser differentials of PROTOCOL S8 and S11.
+type confusion of CVE-2021-41190 and the parser differentials of cases S8 and S11.
 """
 
 import json
@@ -42,7 +42,7 @@ _SIZE_MAX_BYTES: Final = 2**63 - 1
 
 
 class LinkKind(StrEnum):
-    """As what a repository may ask for a digest (DESIGN, invariant 13)."""
+    """As what a repository may ask for a digest (invariant 12)."""
 
     BLOB = "blob"
     MANIFEST = "manifest"

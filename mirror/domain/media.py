@@ -35,7 +35,7 @@ ACCEPT_MANIFESTS: Final = ", ".join(
 )
 """Asked of upstream whatever the client accepts, so that one cached answer serves all.
 
-Source: PROTOCOL C5; ghcr.io and distribution answer 404 to a narrower one.
+ghcr.io and distribution answer 404 to a narrower one.
 """
 
 _REMEMBERED_MAX_CHARS: Final = 2048

@@ -3,7 +3,7 @@
 A redirect and a realm are text that somebody else wrote. Without a rule, whoever runs a registry
 could make the mirror ask the metadata service of a cloud, or a host behind the firewall.
 
-Source: PROTOCOL section 5.3; RFC 6052 for NAT64, RFC 3056 for 6to4.
+Source: RFC 6052 for NAT64, RFC 3056 for 6to4.
 """
 
 from collections.abc import Iterable

@@ -49,7 +49,7 @@ def next_query(link: str | None) -> Query | None:
     """Return the query of the next page that a ``Link`` header names.
 
     Only the query counts: the page is asked for at our own path, and by us at upstream's,
-    so the header cannot lead anywhere else (PROTOCOL S4).
+    so the header cannot lead anywhere else (case S4).
     """
     target = next((url for url, relations in _links(link or "") if "next" in relations), None)
     if target is None:

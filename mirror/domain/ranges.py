@@ -1,7 +1,7 @@
 """The Range header of a request against an object of known size.
 
 Source: RFC 9110 section 14. A range that we do not serve alone is ignored, never refused:
-containers/image takes 416 for several ranges as a hard failure (PROTOCOL C7).
+containers/image takes 416 for several ranges as a hard failure.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Where a redirect of upstream leads, and whether credentials may go along.
 
-Source: RFC 9110 section 15.4; PROTOCOL sections 3.4 and 5.1 (S3).
+Source: RFC 9110 section 15.4; case S3.
 """
 
 from string import punctuation

@@ -1,6 +1,6 @@
 """Which upstream, repository and object a request means, whatever shape its URL has.
 
-The shapes are those of PROTOCOL section 2.2, the order of the rules is written there too.
+The shapes, and the order of the rules, are in ``docs/request-handling.md``.
 The world is closed: ``ns``, path prefix and Host are keys of a table, never an address.
 """
 

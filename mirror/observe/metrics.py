@@ -53,7 +53,7 @@ PREFETCHED_OUTCOMES: Final = ("done", "failed", "skipped", "cancelled")
 
 
 class Metrics:
-    """All metrics of DESIGN section 6."""
+    """All metrics, by the names that docs/metrics.md has."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry

@@ -1,6 +1,6 @@
 """Thread pools, one for each kind of waiting, so that none waits for another.
 
-asyncio's default executor is never used (DESIGN, invariant 16): there, fifty hanging DNS
+asyncio's default executor is never used (invariant 14): there, fifty hanging DNS
 look-ups keep a cached blob from being read.
 """
 
@@ -64,7 +64,7 @@ class Pools:
         """Open and read what is stored."""
         self.index_read = Pool("index-read", 1)
         self.index_write = Pool("index-write", 1)
-        """One thread each: more of them wait for each other inside SQLite (FIELD 1.2)."""
+        """One thread each: more of them wait for each other inside SQLite."""
         self.dns = Pool("dns", _DNS_THREADS, may_hang=True)
         self.admin = Pool("admin", 1)
         """Metrics pages, configuration checks: what no pull waits for."""

@@ -1,7 +1,7 @@
 """The ``Via`` chain of the request that caused a piece of work, for loop detection.
 
 A task copies the context it is created in, so a fill or a shared question carries the chain
-of the request that started it (DESIGN, invariant 17).
+of the request that started it (invariant 15).
 """
 
 import secrets

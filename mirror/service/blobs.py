@@ -27,7 +27,7 @@ _log = get_logger("service")
 
 
 class Blobs:
-    """Decides where a blob comes from; a digest alone opens nothing (invariant 13)."""
+    """Decides where a blob comes from; a digest alone opens nothing (invariant 12)."""
 
     def __init__(
         self,
@@ -220,5 +220,5 @@ class Blobs:
 
 
 def _counts(link: LinkRow | None, scope: str) -> bool:
-    """Tell whether a link opens bytes of this scope, or only allows asking (invariant 13)."""
+    """Tell whether a link opens bytes of this scope, or only allows asking (invariant 12)."""
     return link is not None and bool(link.answered_at or scope == ANONYMOUS_SCOPE)

@@ -1,7 +1,7 @@
-"""Whether a manifest's objects are here, too (DESIGN, invariant 10).
+"""Whether a manifest's objects are here, too (invariant 17).
 
 Clients take all blobs from where they got the manifest, some without any fallback: a
-manifest whose blobs cannot be had is worse than none (PROTOCOL C10). The answer is worked
+manifest whose blobs cannot be had is worse than none. The answer is worked
 out from what is stored and remembered until something is removed, so it cannot be wrong
 after a crash.
 """

@@ -36,7 +36,7 @@ class Held(Generic[T]):
     """What we have, and how long ago upstream confirmed it.
 
     ``is_whole`` tells that all that it refers to can be had, too; what is not is served
-    only on upstream's word (DESIGN, invariant 10).
+    only on upstream's word (invariant 17).
     """
 
     value: T
@@ -100,7 +100,7 @@ async def freshened(
     """Return what is held while it is fresh; else what upstream says, if it says so in time.
 
     A usable copy is never kept waiting for longer than ``timeouts.revalidate``: the question
-    goes on without the caller (DESIGN, invariant 9).
+    goes on without the caller (invariant 9).
 
     Args:
         case: What is held, and on what terms.
@@ -151,7 +151,7 @@ def is_settled(held: Held[T], lifetime: Lifetime) -> bool:
     """Tell whether there is no need to ask about what is held.
 
     Whoever asks looks once more before the question goes out: an earlier one may have ended
-    since the caller looked, and a herd must not ask twice (DESIGN, invariant 2).
+    since the caller looked, and a herd must not ask twice (invariant 2).
     """
     return held.is_whole and lifetime.age(held.age_seconds) is Age.FRESH
 

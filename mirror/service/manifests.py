@@ -122,7 +122,7 @@ class Manifests:
         return manifest, Served(result, forwarded="uri-miss")
 
     async def _is_whole(self, repository: Repository, manifest: Manifest) -> bool:
-        """Tell whether all that a manifest refers to can be had (DESIGN, invariant 10).
+        """Tell whether all that a manifest refers to can be had (invariant 17).
 
         What is not here will be asked for next: upstream has just been seen alive, or it is
         not promised.
@@ -231,7 +231,7 @@ class Manifests:
             return await self._fetch_digest(repository, digest, head_first=True)
 
     async def _tag(self, repository: Repository, tag: Tag) -> Manifest:
-        """Ask what a tag means: a HEAD costs nothing of Docker Hub's budget (PROTOCOL C13)."""
+        """Ask what a tag means: a HEAD costs nothing of Docker Hub's budget."""
         held = await self._held(repository, tag)
         if held is not None and is_settled(held, self._lifetime(repository, tag)):
             return held.value

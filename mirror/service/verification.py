@@ -4,7 +4,7 @@ A stranger is asked for first: what is public stays anonymous. For the rest the 
 credential must be good for a HEAD of what it wants, or for a list of tags; that holds for the
 repository and for ``policy.verify_ttl``, and is remembered by a keyed hash of the credential.
 Bytes that came this way are kept in a scope of their own, so they are visible only to requests
-that have passed here, through links that their own repository has (invariant 13).
+that have passed here, through links that their own repository has (invariant 12).
 """
 
 from collections.abc import AsyncIterator

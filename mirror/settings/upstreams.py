@@ -22,7 +22,7 @@ from mirror.settings.fields import (
 from mirror.settings.policy import Policy
 from mirror.settings.section import Section
 
-# What each well-known registry needs beyond `https://<name>`. Source: PROTOCOL §3.2 and §5.2.
+# What each well-known registry needs beyond `https://<name>`.
 BUILTIN: Final[Mapping[str, Mapping[str, object]]] = {
     "docker.io": {
         "endpoints": ["https://registry-1.docker.io"],

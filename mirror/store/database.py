@@ -126,7 +126,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing; never await inside (FIELD 0.8)."""
+        """All or nothing; never await inside."""
         if self._is_in_transaction:
             yield
             return

@@ -4,7 +4,7 @@ Most calls are synchronous and belong in a thread. Bytes are written at explicit
 because ``sendfile`` to the readers moves the position that a descriptor has.
 
 Beside the file stands a sidecar that says of what it is the beginning, so that the next
-process goes on with it (DESIGN, invariant 4).
+process goes on with it (invariant 4).
 """
 
 import fcntl

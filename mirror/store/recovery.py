@@ -1,9 +1,9 @@
 """The index at start: taken as it is if it is whole, else built anew from the files.
 
 ``blobs/`` says what is here; ``refs/`` says whose it is, and the manifests, read again and
-checked, say what belongs to what. So a deleted or damaged index costs time, never facts
-(DESIGN section 7). An index that is whole is not compared with the files: that would take
-minutes with a million of them.
+checked, say what belongs to what. So a deleted or damaged index costs time, never facts. An
+index that is whole is not compared with the files: that would take minutes with a million of
+them.
 
 Who may see bytes is not guessed. What ``refs/`` says was fetched with credentials is visible
 to those only; what a manifest that anybody may read links, and nothing else speaks for, was

@@ -23,7 +23,7 @@ _READABLE: Final[dict[str, Callable[[Path], bool]]] = {
 
 
 class Restoring:
-    """Repairs single facts; nobody is shown more than before (DESIGN, invariant 13)."""
+    """Repairs single facts; nobody is shown more than before (invariant 12)."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

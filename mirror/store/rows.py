@@ -49,7 +49,7 @@ class ObjectRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LinkRow(msgspec.Struct, frozen=True, array_like=True):
-    """That a repository has an object (DESIGN, invariant 13).
+    """That a repository has an object (invariant 12).
 
     ``answered_at`` is when upstream said so for this repository; 0 means that only a
     verified manifest of the repository refers to it.

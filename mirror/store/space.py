@@ -1,6 +1,6 @@
 """How many bytes may still come: stored and reserved bytes stay below the bound.
 
-A fill reserves its whole length before its first byte (DESIGN, invariant 5). All changes of
+A fill reserves its whole length before its first byte (invariant 5). All changes of
 the figures happen on the event loop without awaiting; only making room awaits.
 """
 
@@ -15,7 +15,7 @@ from mirror.domain.errors import OverloadedError
 from mirror.settings import Policy, SizeOrShare
 
 WAIT_SECONDS: Final = 1.0
-"""How long an object waits for room before it goes past the cache (DESIGN, invariant 5)."""
+"""How long an object waits for room before it goes past the cache (invariant 5)."""
 
 MAKE_ROOM_SECONDS: Final = 3.0
 """How long it waits for others to be evicted, which goes on when it has gone past the cache.

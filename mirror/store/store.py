@@ -385,7 +385,7 @@ class Store:
     async def _write_uses(self) -> None:
         """Write pending uses; one of an index is one of its images and their layers, too.
 
-        A node that has the layers asks for the index only (FIELD, trap 24).
+        A node that has the layers asks for the index only (trap 24).
         """
         indexes, self._indexes = self._indexes, []
         for repository, scope, index in indexes:

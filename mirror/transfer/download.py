@@ -231,7 +231,7 @@ class Download:
         """Ask another endpoint after wrong content, from zero unless what we have is not its.
 
         What was resumed from the disk, or is of several endpoints, may itself be wrong: it
-        is fetched anew once before anybody is blamed (DESIGN, invariant 4).
+        is fetched anew once before anybody is blamed (invariant 4).
         """
         fill = self._fill
         if self._is_patchwork() and not self._has_doubted_itself:

@@ -36,7 +36,7 @@ class Fills:
     """The table of downloads.
 
     A fill is keyed by scope and digest, so repositories share it; each joins by a link of
-    its own, and one's 404 never reaches another's clients (DESIGN, invariant 2).
+    its own, and one's 404 never reaches another's clients (invariant 2).
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """One question to one endpoint: proves who we are, and follows redirects.
 
 Credentials go to the endpoint's own origin and to the token endpoints that its realm rule
-allows, nowhere else (DESIGN, invariant 12). A redirect target that asks for a token of its
+allows, nowhere else (invariant 11). A redirect target that asks for a token of its
 own gets an anonymous one (registry.k8s.io leads to registries that do).
 """
 

@@ -1,7 +1,6 @@
 """Bearer tokens: fetched once for many, kept until shortly before they expire.
 
-Source: the distribution token specification, and PROTOCOL section 3.1 for what registries
-make of it.
+Source: the distribution token specification, and what registries make of it.
 """
 
 import asyncio
@@ -43,7 +42,7 @@ class AccessRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenKey:
-    """What a token is good for; the credential belongs to it (FIELD, trap 17)."""
+    """What a token is good for; the credential belongs to it (trap 17)."""
 
     realm: str
     service: str | None

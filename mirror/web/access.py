@@ -65,7 +65,7 @@ def _fields(
     if facts.error:
         fields["error"] = clean(facts.error)
     if not facts.repository:
-        # As it came: decoded it may hold what a terminal takes for a command (PROTOCOL S19).
+        # As it came: decoded it may hold what a terminal takes for a command (case S19).
         fields["path"] = clean(request.raw_path.partition("?")[0][:500])
     return fields
 

@@ -1,4 +1,4 @@
-"""Who may use the admin API (DESIGN, section 3).
+"""Who may use the admin API.
 
 With the admin token, anybody from anywhere, and by a role of ``server.auth.rules`` whoever
 proves who he is. Without it, whoever asks by a loopback address at

@@ -1,7 +1,7 @@
 """The connections of a listener: how many there may be, TLS, and how long a request may take.
 
 aiohttp closes connections that are idle. What it leaves to others is here: whoever dribbles
-the head of a request, or holds more connections than one client needs (PROTOCOL, S13).
+the head of a request, or holds more connections than one client needs (case S13).
 """
 
 import asyncio

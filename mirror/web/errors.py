@@ -1,6 +1,6 @@
 """Errors as HTTP: the only place that turns a situation into a status.
 
-Source: PROTOCOL section 1.1 and DESIGN, invariant 8.
+Source: distribution-spec v1.1.1, "Error Codes"; invariant 8.
 """
 
 from typing import Final

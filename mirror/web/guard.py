@@ -1,8 +1,8 @@
 """Who may pass at the registry listener, and how one proves to be somebody.
 
-A challenge on ``/v2/`` makes Docker send the Docker Hub account of its user to a mirror
-(PROTOCOL C2); so without ``challenge: ping`` only objects are challenged, where Docker reads
-none. What is shown goes no further than here.
+A challenge on ``/v2/`` makes Docker send the Docker Hub account of its user to a mirror; so
+without ``challenge: ping`` only objects are challenged, where Docker reads none. What is
+shown goes no further than here.
 """
 
 import re

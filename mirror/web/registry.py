@@ -197,7 +197,7 @@ class RegistryApi:
     async def _content(
         self, request: web.BaseRequest, facts: Facts, headers: dict[str, str], content: bytes
     ) -> web.StreamResponse:
-        """Answer with the conditions and ranges that blobs have, too (PROTOCOL C7)."""
+        """Answer with the conditions and ranges that blobs have, too."""
         if answers.has_already(request, headers["Docker-Content-Digest"]):
             return answers.small(request, facts, 304, headers, b"")
         span = answers.span(request, len(content), headers["Docker-Content-Digest"])

@@ -1,7 +1,7 @@
 """The bytes of a body to one client: the only place that writes content.
 
 After the head is out, every failure has one answer: the connection is closed before the
-announced length is reached, by FIN, never RST (PROTOCOL C8, DESIGN invariant 1).
+announced length is reached, by FIN, never RST (invariant 1).
 """
 
 import asyncio

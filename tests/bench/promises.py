@@ -1,4 +1,4 @@
-"""What DESIGN section 9 promises, and whether it was kept."""
+"""What was promised of speed, and whether it was kept."""
 
 from __future__ import annotations
 

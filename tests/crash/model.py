@@ -320,7 +320,7 @@ class Model:
                     self.facts.complain(f"{repository}:{tag} was told, and is not on disk")
 
     def _is_complete(self, repository: str, digest: str) -> bool:
-        """Whether the mirror must serve a manifest of its own accord (invariant 10)."""
+        """Whether the mirror must serve a manifest of its own accord (invariant 17)."""
         if (repository, digest) not in self.facts.committed:
             return False
         manifest = self.facts.world.manifest(repository, digest)

@@ -185,7 +185,7 @@ def test_a_pod_shows_its_pull_secret(
 def test_docker_is_not_asked_for_its_hub_account(
     guarded: Guarded, seed: Seed, start_client: StartClient
 ) -> None:
-    """A daemon with ``registry-mirrors`` and a login at Docker Hub (PROTOCOL C2)."""
+    """A daemon with ``registry-mirrors`` and a login at Docker Hub."""
     mirror = guarded("objects")
     client = start_client(Docker, mirror)
     assert isinstance(client, Docker)

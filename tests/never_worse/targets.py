@@ -65,7 +65,7 @@ class Theirs:
         self.clients = tuple(plain(kind) for kind in CLIENTS)
 
     def start(self, endpoint: str) -> bool:
-        """Start with an upstream; it does not without one (FIELD, trap 21)."""
+        """Start with an upstream; it does not without one (trap 21)."""
         self._registry = Registry(self._work, self._work / "storage", self.port)
         self._registry.proxy(endpoint)
         try:

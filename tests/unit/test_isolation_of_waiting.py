@@ -1,4 +1,4 @@
-"""Hits do not wait for others (DESIGN, invariant 16)."""
+"""Hits do not wait for others (invariant 14)."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Error classes survive: the status table of PROTOCOL section 1.1."""
+"""Error classes survive: each status means what it means."""
 
 import pytest
 

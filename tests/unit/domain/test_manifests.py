@@ -1,4 +1,4 @@
-"""What may pass for a manifest (PROTOCOL S8, S11), and what it links (invariant 13)."""
+"""What may pass for a manifest (cases S8, S11), and what it links (invariant 12)."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The metrics are those of DESIGN section 6, and the page about them is true."""
+"""The metrics keep their names, and the page about them is true."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""Every case of PROTOCOL section 5.1, by its name, against a whole mirror over sockets."""
+"""Every case of the threat model, by its name, against a whole mirror over sockets."""

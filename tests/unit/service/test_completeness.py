@@ -1,4 +1,4 @@
-"""A manifest whose blobs cannot be had is not promised (DESIGN, invariant 10; PROTOCOL C10)."""
+"""A manifest whose blobs cannot be had is not promised (invariant 17)."""
 
 import os
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""A digest is not a capability (S9, DESIGN invariant 13): links decide, bytes are shared."""
+"""A digest is not a capability (S9, invariant 12): links decide, bytes are shared."""
 
 import asyncio
 import json

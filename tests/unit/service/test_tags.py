@@ -1,4 +1,4 @@
-"""What a tag means, for how long, and what is said of it (DESIGN section 1, PROTOCOL C13)."""
+"""What a tag means, for how long, and what is said of it."""
 
 import asyncio
 from pathlib import Path

@@ -353,7 +353,7 @@ _IMAGES = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(steps=_IMAGES)
 def test_no_image_loses_a_blob_while_its_manifest_stays(steps: list[tuple[str, int, int]]) -> None:
-    """Layers are shared; a use of a manifest is one of all that it links (invariant 10)."""
+    """Layers are shared; a use of a manifest is one of all that it links (invariant 5)."""
     with tempfile.TemporaryDirectory() as directory:
         index = Index(Path(directory))
         layers = {f"m{number}": [f"b{number % 4}", f"b{number}", "b0"] for number in range(8)}

@@ -1,4 +1,4 @@
-"""Deleting or spoiling the index costs time, never facts (DESIGN section 7)."""
+"""Deleting or spoiling the index costs time, never facts (invariant 16)."""
 
 import io
 import json

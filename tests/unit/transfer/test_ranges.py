@@ -1,4 +1,4 @@
-"""Ranges of a blob that is on its way in (DESIGN, invariant 6)."""
+"""Ranges of a blob that is on its way in (invariant 6)."""
 
 import asyncio
 from pathlib import Path

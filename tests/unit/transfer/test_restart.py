@@ -1,4 +1,4 @@
-"""A fill that another process began (DESIGN, invariant 4; FIELD: nobody else goes on with it)."""
+"""A fill that another process began (invariant 4); no other cache goes on with it."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""A mirror behind a mirror, and mirrors that lead to each other (invariant 17).
+"""A mirror behind a mirror, and mirrors that lead to each other (invariant 15).
 
 The other mirror is a process of its own: how a mirror calls itself in ``Via`` belongs to the
 process.

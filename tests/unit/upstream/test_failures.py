@@ -1,4 +1,4 @@
-"""Every way in which an upstream fails to deliver a manifest (PROTOCOL section 8.5)."""
+"""Every way in which an upstream fails to deliver a manifest."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """An image pulled through the mirror from each kind of registry that is out there.
 
-What is special about each of them is in PROTOCOL section 3.2 and in ``tests/fakes/profiles``.
+What is special about each of them is in ``tests/fakes/profiles``.
 """
 
 from collections.abc import AsyncIterator

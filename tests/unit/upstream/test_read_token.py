@@ -1,4 +1,4 @@
-"""Token answers in all their dialects, as values (PROTOCOL section 3.1)."""
+"""Token answers in all their dialects, as values."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Who may be asked for a token: the attack set of PROTOCOL section 5.2, through the mirror."""
+"""Who may be asked for a token: the attack set of case S2, through the mirror."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

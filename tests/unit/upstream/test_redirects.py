@@ -1,4 +1,4 @@
-"""Redirects of blobs to elsewhere (PROTOCOL sections 3.4 and 5.1)."""
+"""Redirects of blobs to elsewhere (case S3)."""
 
 import io
 from collections.abc import AsyncIterator

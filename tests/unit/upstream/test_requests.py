@@ -95,7 +95,7 @@ async def test_the_length_of_encoded_content_is_no_size(
     assert head.headers["Content-Length"] == str(layer.size_bytes)
 
 
-# --- rate limits (PROTOCOL section 3.3) ------------------------------------------------------
+# --- rate limits ---------------------------------------------------------------------------
 
 
 async def test_the_budget_of_the_hub_is_a_metric(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""No secret gets out: not by a log, an error, a metric or a ``repr`` (invariant 12)."""
+"""No secret gets out: not by a log, an error, a metric or a ``repr`` (invariant 11)."""
 
 import io
 from collections.abc import AsyncIterator

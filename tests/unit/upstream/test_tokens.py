@@ -1,4 +1,4 @@
-"""The token flow through the whole mirror (PROTOCOL section 3.1)."""
+"""The token flow through the whole mirror."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""How many connections a listener takes, and how long a client may take to ask (PROTOCOL S13)."""
+"""How many connections a listener takes, and how long a client may take to ask (case S13)."""
 
 import asyncio
 import io

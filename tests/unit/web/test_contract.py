@@ -1,4 +1,4 @@
-"""PROTOCOL section 1: what holds for every request, whatever it is for."""
+"""The contract: what holds for every request, whatever it is for."""
 
 import json
 from itertools import product

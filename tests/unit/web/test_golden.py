@@ -1,8 +1,8 @@
-"""The answers of distribution 2.8.2 (PROTOCOL section 4.4), line by line, and where we differ.
+"""The answers of distribution 2.8.2, line by line, and where we differ.
 
 Intended deviations, and no others:
 
-- the ping is ``application/json`` without a charset (PROTOCOL C1);
+- the ping is ``application/json`` without a charset;
 - several ranges get the whole (C7), where distribution sends ``multipart/byteranges``;
 - a malformed digest is 400, a path with ``..`` is 404, a bad tag is 404 with JSON;
 - referrers are served, from the fallback tag if need be;
