@@ -220,8 +220,6 @@ class InLoop:
 class WorkerTask:
     """A worker in the test's own loop."""
 
-    pid = 0
-
     def __init__(self, worker: Worker) -> None:
         self._task = asyncio.create_task(worker.run())
 

@@ -153,14 +153,8 @@ class Head:
         self._verify = verify
         self.contents: Contents | None = None
         self.is_signed = False
-        self.passed_bytes = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        for piece in self._all():
-            self.passed_bytes += len(piece)
-            yield piece
-
-    def _all(self) -> Iterator[bytes]:
         block = self._exactly(BLOCK_BYTES)
         size_bytes = read_size(block, CONTENTS, CONTENTS_MAX_BYTES)
         content = self._exactly(size_bytes)

@@ -59,11 +59,6 @@ class Installation:
         self._made: list[str] = []
         self._load()
 
-    @property
-    def is_installed(self) -> bool:
-        """Whether something has been written that was not taken back."""
-        return bool(self._entries)
-
     def read(self, path: str) -> str | None:
         """Return the text of a file as it is, or was, without us."""
         content = self._original(path)

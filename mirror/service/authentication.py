@@ -45,11 +45,6 @@ class Authenticator:
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = tuple(sources)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nobody can prove anything here."""
-        return not self._sources
-
     async def identify(self, credential: Credential) -> Identity | None:
         """Return who shows a credential; ``None``: nobody that is known here.
 

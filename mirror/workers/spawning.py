@@ -9,11 +9,6 @@ from typing import Protocol
 class Spawned(Protocol):
     """A worker that was started."""
 
-    @property
-    def pid(self) -> int:
-        """The process."""
-        ...
-
     async def wait(self) -> int:
         """Wait for its end; returns the exit code, negative for a signal."""
         ...

@@ -94,11 +94,6 @@ class Team:
         for seat in self._seats:
             await seat.ready.wait()
 
-    @property
-    def pids(self) -> list[int]:
-        """The processes that live now."""
-        return [seat.spawned.pid for seat in self._seats if seat.spawned is not None]
-
     # --- what workers must know --------------------------------------------------------------
 
     def configure(self, configure: messages.Configure) -> None:

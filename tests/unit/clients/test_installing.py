@@ -60,7 +60,6 @@ def test_what_is_written_is_taken_back_without_a_trace(root: Path) -> None:
     assert (root / PATHS[0][1:]).stat().st_mode & 0o777 == 0o640
     assert (root / PATHS[1][1:]).stat().st_mode & 0o777 == 0o644
     again = Installation(root, LEDGER)
-    assert again.is_installed
     assert again.install(plan("one\n", "two\n", "three\n")) == []
     assert again.read(PATHS[0]) == "mine, without an end of line"
     assert again.read(PATHS[1]) is None
