@@ -187,7 +187,7 @@ class Services:
 
 def _sender(settings: Settings, tools: Tools) -> Sender:
     stall_seconds = settings.server.limits.send_stall_seconds
-    return Sender(tools.pools.read, stall_seconds, tools.traffic.meter)
+    return Sender(tools.pools, stall_seconds, tools.traffic.meter)
 
 
 def policies_of(settings: Settings) -> Mapping[str, Policy]:

@@ -196,7 +196,7 @@ class Worker:
             manifests=RemoteManifests(self._line, self._manifests),
             blobs=RemoteBlobs(self._line, self._blobs),
             lists=RemoteLists(self._line),
-            sender=Sender(self._pools.read, view.server.limits.send_stall_seconds, self._meter),
+            sender=Sender(self._pools, view.server.limits.send_stall_seconds, self._meter),
             policies=self,
             guard=self._access.guard,
             catalog=view.server.catalog,

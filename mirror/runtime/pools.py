@@ -5,6 +5,7 @@ look-ups keep a cached blob from being read.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
@@ -50,6 +51,7 @@ class Pool:
 
 _FILL_THREADS: Final = 4
 _READ_THREADS: Final = 8
+_SEND_THREADS: Final = min(8, 1 + (os.cpu_count() or 1))
 _DNS_THREADS: Final = 32
 _SECRET_THREADS: Final = 4
 
@@ -62,6 +64,8 @@ class Pools:
         """Hash and write what upstream sends; both let go of the GIL."""
         self.read = Pool("read", _READ_THREADS)
         """Open and read what is stored."""
+        self.send = Pool("send", _SEND_THREADS)
+        """Read, encrypt and send what goes out over TLS: few steps in Python between long ones."""
         self.index_read = Pool("index-read", 1)
         self.index_write = Pool("index-write", 1)
         """One thread each: more of them wait for each other inside SQLite."""
@@ -80,7 +84,15 @@ class Pools:
     def close(self) -> None:
         """End all threads; a hanging DNS look-up or helper is not waited for."""
         index = (self.index_read, self.index_write)
-        for pool in (self.fill, self.read, *index, self.admin, self.passwords, self.inspect):
+        for pool in (
+            self.fill,
+            self.read,
+            self.send,
+            *index,
+            self.admin,
+            self.passwords,
+            self.inspect,
+        ):
             pool.close()
         self.dns.close(wait=False)
         self.secrets.close(wait=False)

@@ -19,6 +19,7 @@ from mirror.domain.certificates import ClientCertificate
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
 from mirror.settings import Limits
+from mirror.web.encrypting import lendable
 
 _BACKLOG: Final = 1024
 _FIELD_MAX_BYTES: Final = 32 * 1024
@@ -55,7 +56,7 @@ class Connection(web.RequestHandler):
         """Begin: the handshake is over."""
         self.certificate = ClientCertificate.read(transport.get_extra_info("peercert"))
         if isinstance(transport, asyncio.Transport) and transport.get_extra_info("sslcontext"):
-            transport.set_write_buffer_limits(high=_SENDING_BYTES)
+            transport.set_write_buffer_limits(high=_SENDING_BYTES, low=0)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -155,7 +156,7 @@ class _Arrival(asyncio.Protocol):
         if secure is None or secure.is_closing():
             self._gate.left(self._client)
         else:
-            self._hand_over(secure)
+            self._hand_over(lendable(secure, transport))
 
     def _hand_over(self, transport: asyncio.Transport) -> None:
         connection = self._gate.connection(self._client)

@@ -16,8 +16,9 @@ from aiohttp import web
 from mirror.domain.errors import MirrorError
 from mirror.observe.logs import get_logger
 from mirror.observe.traffic import Meter
-from mirror.runtime.pools import Pool
+from mirror.runtime.pools import Pools
 from mirror.transfer.parts import FilePart
+from mirror.web.encrypting import EncryptingSender, LendableTransport
 from mirror.web.exchange import Facts
 
 _SLICE_MIN_BYTES: Final = 64 * 1024
@@ -52,10 +53,11 @@ class Pace:
 
 
 class Sender:
-    """Sends files by ``sendfile`` in bounded slices, or by thread reads over TLS."""
+    """Sends files by ``sendfile`` in bounded slices, or by threads that encrypt."""
 
-    def __init__(self, pool: Pool, stall_seconds: float, meter: Meter | None = None) -> None:
-        self._pool = pool
+    def __init__(self, pools: Pools, stall_seconds: float, meter: Meter | None = None) -> None:
+        self._pool = pools.read
+        self._encrypting = EncryptingSender(pools.send, stall_seconds)
         self._meter = meter or Meter()
         self._stall_seconds = stall_seconds
         self._copying = 0
@@ -93,7 +95,7 @@ class Sender:
     ) -> None:
         loop = asyncio.get_running_loop()
         size_bytes = len(part) if isinstance(part, bytes) else part.length_bytes
-        done_bytes = 0
+        done_bytes = await self._send_encrypted(request, response, part, facts)
         while done_bytes < size_bytes:
             started = loop.time()
             count = min(size_bytes - done_bytes, pace.slice_bytes)
@@ -102,6 +104,27 @@ class Sender:
             pace.took(loop.time() - started)
             done_bytes += sent_bytes
             facts.sent_bytes += sent_bytes
+
+    async def _send_encrypted(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        part: FilePart | bytes,
+        facts: Facts,
+    ) -> int:
+        """Send what threads can send of a part over TLS; returns how many bytes it were."""
+        transport = request.transport
+        if isinstance(part, bytes) or not isinstance(transport, LendableTransport):
+            return 0
+        if response.content_length is None:
+            return 0
+
+        def took(count: int) -> None:
+            facts.sent_bytes += count
+
+        return await self._encrypting.send(
+            transport, part.file, part.start, part.length_bytes, took
+        )
 
     async def _send_slice(
         self,

@@ -19,6 +19,7 @@ import pytest
 
 from tests.bench import client, requests, servers
 from tests.bench.servers import Server
+from tests.fakes.tls import write_pair
 
 from . import oci
 from .daemon import eventually
@@ -35,23 +36,25 @@ class Stage:
     """A mirror, and what is behind it."""
 
     mirror: Server
+    secure: Server
     blob: str
     manifest: str
     size_bytes: int
     work: Path
 
-    def counted(self, work: Callable[[], object]) -> Counter[str]:
+    def counted(self, work: Callable[[], object], server: Server | None = None) -> Counter[str]:
         """Return the system calls that the mirror makes while *work* is done."""
+        server = server or self.mirror
         table = self.work / "strace"
         tracer = subprocess.Popen(
-            ["strace", "-f", "-c", "-o", table, "-p", str(self.mirror.processes()[0])],
+            ["strace", "-f", "-c", "-o", table, "-p", str(server.processes()[0])],
             stderr=subprocess.PIPE,
             text=True,
         )
         assert tracer.stderr is not None
         assert "attached" in tracer.stderr.readline()
         work()
-        self.mirror.wait_until_quiet()
+        server.wait_until_quiet()
         tracer.send_signal(signal.SIGINT)
         tracer.communicate()
         text = table.read_text(encoding="ascii")
@@ -64,13 +67,16 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     layer = oci.random_layer(_BLOB_BYTES)
     with servers.registry(work / "origin") as origin:
         pushed = oci.Repository(origin.url, _REPOSITORY).push_image("v1", layer)
-        with servers.mirror(work / "mirror", upstream=origin.url) as mirror:
+        certificate = servers.Certificate(*write_pair(work))
+        secure = servers.mirror(work / "secure", upstream=origin.url, certificate=certificate)
+        with servers.mirror(work / "mirror", upstream=origin.url) as mirror, secure:
             url = f"{mirror.url}/v2/{_REPOSITORY}"
             eventually(lambda: oci.request(f"{mirror.admin_url}/readyz").status == 200, "ready")
             requests.ask_times(f"{url}/manifests/{pushed['digest']}", oci.MANIFEST, 10)
             mirror.wait_until_quiet()  # what is written once after the start is of no operation
             yield Stage(
                 mirror,
+                secure,
                 f"{url}/blobs/{oci.digest_of(layer)}",
                 f"{url}/manifests/{pushed['digest']}",
                 len(layer),
@@ -99,6 +105,22 @@ def test_a_stored_blob_costs_a_few_calls_for_each_mebibyte(stage: Stage) -> None
     assert calls["futex"] / mib < 1, "threads are woken for each slice"
     assert calls["read"] + calls["pread64"] < 10, "bytes pass through the process"
     assert stage.mirror.written_bytes() - before < 1.02 * stage.size_bytes
+
+
+def test_over_tls_a_stored_blob_costs_few_calls_and_the_loop_is_not_woken_for_each(
+    stage: Stage,
+) -> None:
+    """Read and send pieces of 256 KiB, in threads that go on until the socket is full."""
+    url = stage.blob.replace(stage.mirror.url, stage.secure.url)
+    client.download(url, 1, stage.size_bytes)
+    client.download(url, 1, stage.size_bytes)
+    calls = stage.counted(lambda: client.download(url, 1, stage.size_bytes), stage.secure)
+    mib = stage.size_bytes / _MIB
+    reads = sum(calls[name] for name in ("preadv", "preadv2", "pread64"))
+    assert reads / mib < 8, calls
+    assert (calls["write"] + calls["sendto"]) / mib < 9, calls
+    assert calls["epoll_wait"] / mib < 3, calls
+    assert sum(calls.values()) / mib < 30, calls
 
 
 def test_a_hot_manifest_costs_no_thread_and_no_disk(stage: Stage) -> None:
