@@ -285,7 +285,7 @@ class Metrics:
     def _process(self, registry: CollectorRegistry) -> None:
         self.event_loop_lag = Histogram(
             "mirror_event_loop_lag_seconds",
-            "How much later than asked for the event loop woke a timer.",
+            "How much later than asked for a timer woke, the wait for a core not counted.",
             buckets=_LAG_SECONDS,
             registry=registry,
         )

@@ -1,6 +1,6 @@
-"""How long the event loop is away: by how much a timer of 100 ms comes too late, under load.
+"""How long the event loop is away: by how much a timer comes too late, under load.
 
-The kernel's run queue is in it, so it is more than what one callback takes.
+The time in the kernel's run queue is left out, as the metric has it.
 """
 
 from __future__ import annotations

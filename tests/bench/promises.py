@@ -125,7 +125,7 @@ PROMISES: Final = (
         _at_most(1.0, NGINX),
     ),
     Promise(
-        "event loop away, 99th percentile (run queue included)",
+        "event loop away, 99th percentile, run queue subtracted",
         "≤ 20 ms",
         "≤ 10 ms",
         "lag",
