@@ -125,11 +125,11 @@ PROMISES: Final = (
         _at_most(1.0, NGINX),
     ),
     Promise(
-        "event loop away, 99th percentile, run queue subtracted",
+        "time inside one event-loop callback, 99th percentile",
         "≤ 20 ms",
         "≤ 10 ms",
         "lag",
-        "99th percentile at most, ms",
+        "one callback, 99th percentile, ms",
         _below(20),
         _below(10),
     ),

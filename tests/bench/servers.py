@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -141,6 +141,7 @@ def mirror(
     upstream: str,
     certificate: Certificate | None = None,
     more: Mapping[str, Any] | None = None,
+    command: Sequence[str] = (sys.executable, "-m", "mirror"),
 ) -> Server:
     """Return a mirror of one upstream, with the defaults for all that is not the place."""
     port, admin_port = free_port(), free_port()
@@ -158,11 +159,10 @@ def mirror(
         "builtin_upstreams": False,
         "upstreams": {"docker.io": {"endpoints": [upstream]}},
     }
-    command = [sys.executable, "-m", "mirror", "serve", "--config"]
     return Server(
         MIRROR,
         work,
-        command,
+        [*command, "serve", "--config"],
         yaml.safe_dump(settings),
         port,
         is_secure=certificate is not None,
