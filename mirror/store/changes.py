@@ -6,7 +6,7 @@ accounted for.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeVar
 
@@ -16,7 +16,7 @@ from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
-from mirror.settings import Policy
+from mirror.settings import Cache, Policy
 from mirror.store.facts import Facts
 from mirror.store.index import Demand, Evicted, Index, object_key
 from mirror.store.layout import Layout
@@ -59,6 +59,13 @@ class Changes:
         self._write_uses = write_uses
         self._commits: set[asyncio.Task[None]] = set()
         self._unsettled: list[str] = []
+        self._show_totals()
+
+    def reload(self, settings: Cache, policies: Mapping[str, Policy]) -> None:
+        """Go over to new bounds and expiries, and show them."""
+        self._parts.space.rebound(settings.max_size, settings.min_free, policies)
+        self._parts.policies.clear()
+        self._parts.policies.update(policies)
         self._show_totals()
 
     def reservation(self, upstream: str) -> Reservation:

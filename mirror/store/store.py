@@ -114,9 +114,7 @@ class Store:
 
     def reload(self, settings: Cache, policies: Mapping[str, Policy]) -> None:
         """Go over to new bounds and expiries."""
-        self.space.rebound(settings.max_size, settings.min_free, policies)
-        self.parts.policies.clear()
-        self.parts.policies.update(policies)
+        self.changes.reload(settings, policies)
 
     # --- reading ---------------------------------------------------------------------------
 

@@ -198,6 +198,7 @@ async def test_an_upstream_that_stays_keeps_its_breaker_and_budget(
     async with mirror.session.get(f"{mirror.admin_url}/api/v1/ratelimit") as answer:
         assert (await answer.json())["rates"][0]["remaining"] == 7
     assert mirror.up.store.space.limit_bytes == 256 * MIB
+    assert await mirror.metric("mirror_cache_limit_bytes") == 256 * MIB
 
 
 async def test_a_lower_bound_holds_soon(mirror: Mirror, file: File, upstream: FakeRegistry) -> None:
