@@ -56,6 +56,11 @@ def test_the_forecast_is_made_of_what_was_used_in_the_last_hour() -> None:
     assert budget.empty_in_seconds(1200) == pytest.approx(80 * 1200 / 30)
 
 
+def test_the_forecast_does_not_depend_on_when_the_clock_began() -> None:
+    budget = Budget((reading(100, 5000),)).plus(reading(90, 5600))
+    assert budget.empty_in_seconds(5600) == pytest.approx(5400)
+
+
 def test_a_budget_that_does_not_shrink_has_no_end() -> None:
     budget = Budget((reading(50, 0),)).plus(reading(50, 1000))
     assert budget.empty_in_seconds(1000) is None

@@ -110,6 +110,9 @@ async def test_a_partial_that_is_wrong_is_fetched_from_zero_and_nobody_is_blamed
         await pulled(mirror)
         assert await mirror.total("mirror_digest_mismatches_total") == 0
         assert registry.requests[-1].header("Range") is None
+        if length == 3 * MIB:  # it was found to be wrong before anybody had it
+            assert (got.ended, got.body) == (Ended.COMPLETE, PUSHED.content)
+            assert registry.count("GET", "blob") == 1
 
 
 @pytest.mark.parametrize(
