@@ -69,11 +69,7 @@ def download_all(urls: Sequence[str], size_bytes: int = 0) -> Downloads:
 def digest(url: str) -> str:
     """Return the digest of what *url* delivers."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_SECONDS)
-    if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(
-            parts.netloc, timeout=_TIMEOUT_SECONDS, context=_trusting()
-        )
+    connection = _connection(parts)
     try:
         connection.request("GET", parts.path)
         answer = connection.getresponse()
@@ -85,6 +81,25 @@ def digest(url: str) -> str:
         return f"sha256:{state.hexdigest()}"
     finally:
         connection.close()
+
+
+def answers(url: str) -> bool:
+    """Return whether a server answers requests; some listen before they can."""
+    connection = _connection(urlsplit(url))
+    try:
+        connection.request("GET", "/v2/")
+        connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def _connection(parts: SplitResult) -> http.client.HTTPConnection:
+    if parts.scheme == "http":
+        return http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_SECONDS)
+    return http.client.HTTPSConnection(parts.netloc, timeout=_TIMEOUT_SECONDS, context=_trusting())
 
 
 def _trusting() -> ssl.SSLContext:

@@ -15,7 +15,8 @@ from typing import Any, Final, Self
 
 import yaml
 
-from tests.e2e.daemon import Daemon, answers, free_port
+from tests.bench import client
+from tests.e2e.daemon import Daemon, free_port
 
 MIRROR: Final = "mirror"
 REGISTRY: Final = "docker-registry"
@@ -66,7 +67,7 @@ class Server:
         config.write_text(self._settings, encoding="utf-8")
         command = [*self._command, str(config)]
         self._daemon = Daemon(self.name, command, self._work / "log", directory=_PROJECT)
-        self._daemon.wait_until(lambda: answers(self.port))
+        self._daemon.wait_until(lambda: client.answers(self.url))
         return self
 
     def __exit__(

@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self
 
+_BURST_SECONDS: Final = 0.02
 _PIECE_BYTES: Final = 64 * 1024
 
 Ending = Literal["fin", "rst"]
@@ -110,13 +111,13 @@ class TcpProxy:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Ending:
         """Pass on what upstream says until it ends or has to be ended; returns how."""
-        offset = 0
+        offset, due = 0, 0.0
         while data := await reader.read(_PIECE_BYTES):
             does = self.does
             if does.latency_seconds:
                 await asyncio.sleep(does.latency_seconds)
             if does.bytes_per_second:
-                await asyncio.sleep(len(data) / does.bytes_per_second)
+                due = await _in_time(due, len(data) / does.bytes_per_second)
             end = _first(does.cut_after_bytes, does.stall_after_bytes)
             piece = data if end is None else data[: max(0, end - offset)]
             self.passed.from_upstream_bytes += len(piece)
@@ -129,6 +130,18 @@ class TcpProxy:
                 self.passed.cuts += 1
                 return does.ending
         return "fin"
+
+
+async def _in_time(due: float, seconds: float) -> float:
+    """Wait until a line of that rate is through with what takes *seconds*; returns when that is.
+
+    Timers are late by a millisecond and more, so what was lost by that is made up for.
+    """
+    now = asyncio.get_running_loop().time()
+    due = max(due, now - _BURST_SECONDS) + seconds
+    if due > now:
+        await asyncio.sleep(due - now)
+    return due
 
 
 def _first(*offsets: int | None) -> int | None:
