@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mirror.domain.errors import UpstreamTimeoutError, UpstreamTroubleError
 from mirror.settings import Policy, Timeouts, Upstream, UpstreamTls
 from mirror.upstream import receiving, streaming
-from mirror.upstream.receiving import SLAB_BYTES, SLABS_MAX, Batch, Receiver
+from mirror.upstream.receiving import SLAB_BYTES, SLABS_MAX, Batch, Receiver, Spare
 from tests.fakes import faults
 from tests.fakes.clients import Ended
 from tests.fakes.content import blob as blob_of
@@ -118,12 +118,14 @@ class _Line(asyncio.Transport):
         super().__init__()
         self.left = memoryview(content)
         self.is_paused = False
+        self.resumed = asyncio.Event()
 
     def pause_reading(self) -> None:
         self.is_paused = True
 
     def resume_reading(self) -> None:
         self.is_paused = False
+        self.resumed.set()
 
     def give(self, receiver: Receiver, count: int) -> None:
         if self.is_paused or not self.left:
@@ -152,7 +154,9 @@ def test_bytes_come_in_order_and_no_more_memory_than_allowed_is_used(
 ) -> None:
     content = _CONTENT[:size_bytes]
     line = _Line(content)
-    receiver = Receiver(line, asyncio.Protocol(), size_bytes, SMALL)
+    receiver = Receiver(
+        line, asyncio.Protocol(), size_bytes, slab_bytes=SMALL, spare=Spare(0), rest_seconds=0
+    )
     lent: list[tuple[Batch, bytes]] = []
     out = bytearray()
 
@@ -219,7 +223,9 @@ async def test_silence_is_a_timeout() -> None:
 async def test_while_we_take_nothing_it_is_not_upstream_that_is_silent() -> None:
     """A disk that stands still holds all memory that there is to receive into."""
     line = _Line(_CONTENT[: 6 * SMALL])
-    receiver = Receiver(line, asyncio.Protocol(), 6 * SMALL, SMALL)
+    receiver = Receiver(
+        line, asyncio.Protocol(), 6 * SMALL, slab_bytes=SMALL, spare=Spare(0), rest_seconds=0
+    )
     batches = receiver.batches(0.05, "http://upstream")
     lent = []
     for _ in range(SLABS_MAX):
@@ -236,3 +242,65 @@ async def test_while_we_take_nothing_it_is_not_upstream_that_is_silent() -> None
         batch.release()
     with pytest.raises(UpstreamTimeoutError):
         await anext(batches)
+
+
+# --- memory to spare, and slow lines ---------------------------------------------------------
+
+
+def test_more_memory_is_used_while_there_is_some_to_spare_and_given_back() -> None:
+    spare, line = Spare(2), _Line(os.urandom(20 * SMALL))
+    receiver = Receiver(
+        line, asyncio.Protocol(), 20 * SMALL, slab_bytes=SMALL, spare=spare, rest_seconds=0
+    )
+    while not line.is_paused:
+        line.give(receiver, SMALL)
+    assert receiver._slabs == SLABS_MAX + 2
+    assert spare.count == 0
+    receiver.connection_lost(None)
+    assert spare.count == 2
+
+
+def test_no_download_takes_all_memory_that_there_is() -> None:
+    spare, line = Spare(100), _Line(os.urandom(20 * SMALL))
+    receiver = Receiver(
+        line, asyncio.Protocol(), 20 * SMALL, slab_bytes=SMALL, spare=spare, rest_seconds=0
+    )
+    while not line.is_paused:
+        line.give(receiver, SMALL)
+    assert receiver._slabs == receiving._SLABS_LIMIT
+
+
+async def test_packets_of_a_slow_line_are_had_several_at_a_time() -> None:
+    line = _Line(_CONTENT)
+    receiver = Receiver(line, asyncio.Protocol(), len(_CONTENT), rest_seconds=0.001)
+    batches = receiver.batches(5, "http://upstream")
+    line.give(receiver, 100)
+    assert line.is_paused, "the rest of what is on its way is waited for"
+    assert _received(await anext(batches)) == _CONTENT[:100], "what has come is not"
+    async with asyncio.timeout(5):
+        await line.resumed.wait()
+    line.give(receiver, 100)
+    assert _received(await anext(batches)) == _CONTENT[100:200]
+
+
+async def test_a_quick_line_is_not_kept_waiting() -> None:
+    size = receiving._TRICKLE_BYTES
+    line = _Line(bytes(2 * size))
+    receiver = Receiver(line, asyncio.Protocol(), 2 * size)
+    line.give(receiver, size)
+    assert not line.is_paused
+
+
+async def test_a_rest_does_not_end_a_pause_for_want_of_memory() -> None:
+    line = _Line(_CONTENT)
+    receiver = Receiver(
+        line, asyncio.Protocol(), len(_CONTENT), slab_bytes=SMALL, spare=Spare(0), rest_seconds=0.01
+    )
+    line.give(receiver, SMALL // 2)
+    assert line.is_paused
+    line.resume_reading()  # as if the rest were over
+    while not receiver._is_paused:
+        line.is_paused = False
+        line.give(receiver, SMALL)
+    await asyncio.sleep(0.03)
+    assert line.is_paused
