@@ -44,6 +44,10 @@ class Pool:
         """Begin *work* at once and return what to wait for."""
         return asyncio.wrap_future(self._executor.submit(work, *args, **kwargs))
 
+    def submit(self, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Begin *work*, from any thread; nobody waits for it, so it must not raise."""
+        self._executor.submit(work, *args, **kwargs)
+
     def close(self, *, wait: bool = True) -> None:
         """Drop what has not begun and, with *wait*, wait for what has."""
         self._executor.shutdown(wait=wait, cancel_futures=True)

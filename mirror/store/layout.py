@@ -143,20 +143,25 @@ class Layout:
     def _repository(self, repository: Repository) -> Path:
         return self.root / "refs" / repository.upstream / repository.name
 
-    def replace_file(self, path: Path, content: bytes) -> None:
-        """Write a small file so that at any moment the old or the new one is there, whole."""
+    def replace_file(self, path: Path, content: bytes, *, is_durable: bool = True) -> None:
+        """Write a small file so that at any moment the old or the new one is there, whole.
+
+        Unless it *is_durable*, a power failure may leave the old one, an empty one or none.
+        """
         scratch = self.partials / f"~{os.getpid()}-{next(_NUMBERS)}"
         try:
             with scratch.open("wb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+                if is_durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             make_directory(path.parent)
             scratch.replace(path)
         except BaseException:
             scratch.unlink(missing_ok=True)
             raise
-        sync_directory(path.parent)
+        if is_durable:
+            sync_directory(path.parent)
 
 
 def make_directory(path: Path) -> None:

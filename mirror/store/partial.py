@@ -12,11 +12,11 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 import msgspec
 
@@ -29,6 +29,8 @@ _sync: Final = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
 
 _SYNC_EVERY_BYTES: Final = 64 * 1024 * 1024
+_SYNC_EVERY_SECONDS: Final = 1.0
+"""Both must be over. A download that is over before has its readers' cores for itself."""
 _READ_BYTES: Final = 1024 * 1024
 _REPOSITORIES_MAX: Final = 16
 _TRIES: Final = 50
@@ -58,6 +60,13 @@ class Sidecar(msgspec.Struct, frozen=True):
     boot_id: str
 
 
+class ReplaceFile(Protocol):
+    """Writes a small file as ``Layout.replace_file`` does."""
+
+    def __call__(self, path: Path, content: bytes, *, is_durable: bool = True) -> None:
+        """Write it."""
+
+
 class Partial:
     """A growing file, its hash, and the name it gets when it is right.
 
@@ -74,7 +83,7 @@ class Partial:
         digest: Digest,
         path: Path,
         target: Path,
-        replace_file: Callable[[Path, bytes], None],
+        replace_file: ReplaceFile,
     ) -> None:
         """Open the file, or go on with the one that is there.
 
@@ -104,6 +113,7 @@ class Partial:
         self._synced_bytes = min(
             self.length_bytes, self.sidecar.synced_bytes if self.sidecar else 0
         )
+        self._synced_at = time.monotonic()
 
     def describe(self, size_bytes: int | None, repository: str, endpoint: str) -> None:
         """Note what this is the beginning of, and who said so last; written with what comes."""
@@ -135,13 +145,8 @@ class Partial:
         self._formers.append(Former(former))
         return self._formers[-1]
 
-    def append(self, pieces: Sequence[Piece]) -> None:
-        """Hash and write what has come; raises as ``write`` does."""
-        self.hash(pieces)
-        self.write(pieces)
-
     def hash(self, pieces: Sequence[Piece]) -> None:
-        """Hash what has come; beside ``write`` of the same pieces, if you like."""
+        """Hash what has come; before, after or beside ``write`` of the same pieces."""
         for piece in pieces:
             self._hash.update(piece)
 
@@ -167,7 +172,9 @@ class Partial:
     @property
     def wants_sync(self) -> bool:
         """Whether so much has come since the last time that it should be synced."""
-        return self.length_bytes - self._synced_bytes >= _SYNC_EVERY_BYTES
+        if self.length_bytes - self._synced_bytes < _SYNC_EVERY_BYTES:
+            return False
+        return time.monotonic() - self._synced_at >= _SYNC_EVERY_SECONDS
 
     def sync(self) -> None:
         """Make what has come outlast a power failure; others may append meanwhile.
@@ -186,10 +193,10 @@ class Partial:
         with self._lock:
             if not self._is_ours():
                 return
-            self._synced_bytes = length_bytes
+            self._synced_bytes, self._synced_at = length_bytes, time.monotonic()
             if self.sidecar is not None:
                 self.sidecar = msgspec.structs.replace(self.sidecar, synced_bytes=length_bytes)
-                self._write_sidecar()
+                self._write_sidecar(is_durable=True)
 
     def begins_with(self, prefix_hash: "hashlib._Hash") -> bool:
         """Return whether another download's first ``length_bytes`` bytes are the same ones."""
@@ -281,10 +288,12 @@ class Partial:
         description, self._description = self._description, None
         if description is not None:
             self.sidecar = Sidecar(*description, self._synced_bytes, boot_id())
-            self._write_sidecar()
+            # The first readers wait for this, and what has come is not synced either.
+            self._write_sidecar(is_durable=False)
 
-    def _write_sidecar(self) -> None:
-        self._replace_file(sidecar_path(self.path), msgspec.json.encode(self.sidecar))
+    def _write_sidecar(self, *, is_durable: bool) -> None:
+        content = msgspec.json.encode(self.sidecar)
+        self._replace_file(sidecar_path(self.path), content, is_durable=is_durable)
 
     def _write(self, piece: Piece) -> None:
         view = memoryview(piece)

@@ -1,20 +1,74 @@
-"""From the event loop to the disk: one step at a time, with all that has come.
+"""From the event loop to the disk: with each step all that has come.
 
-The slower the disk, the larger the steps; a byte never waits for more bytes to come. A large
-step is hashed and written at once, in two threads: neither needs the interpreter.
+What comes is written by one thread and hashed by another, each at its own pace: readers get
+what is written, and the hash has to be ready only for the last of it. The slower the disk, the
+larger the steps; a byte never waits for more bytes to come.
 """
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from mirror.runtime.pools import Pool
 from mirror.store.partial import Partial
-from mirror.upstream.receiving import Batch
+from mirror.upstream.receiving import Batch, Piece
 
-_HIGH_WATER_BYTES: Final = 4 * 1024 * 1024
+_HIGH_WATER_BYTES: Final = 8 * 1024 * 1024
 _APART_BYTES: Final = 256 * 1024
-"""Less is hashed and written by one thread: to wake a second one would cost more."""
+"""Less is written and hashed by one thread: to wake a second one would cost more."""
+_TURN_BYTES: Final = 8 * 1024 * 1024
+"""After so much, a lane lets others have the thread."""
+
+
+class _Lane:
+    """Works through batches in the order they come in, in one thread at a time.
+
+    Whoever claims it has to drain it; the claim ends when nothing waits any more.
+    """
+
+    def __init__(self, work: Callable[[Sequence[Piece]], None]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._waiting: list[Batch] = []
+        self._is_claimed = False
+        self.done = 0
+        """How many batches are worked off."""
+        self.error: BaseException | None = None
+
+    def put(self, batch: Batch) -> None:
+        """Let a batch wait for its turn."""
+        with self._lock:
+            self._waiting.append(batch)
+
+    def claim(self) -> bool:
+        """Return whether something waits that nobody works at: the caller must do it now."""
+        with self._lock:
+            if self._is_claimed or not self._waiting:
+                return False
+            self._is_claimed = True
+            return True
+
+    def drain(self, tell: Callable[[], None]) -> bool:
+        """Work off what waits, and tell after each step; false after a turn, with more to do."""
+        turn_bytes = 0
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._is_claimed = False
+                    return True
+                if turn_bytes >= _TURN_BYTES:
+                    return False
+                batches, self._waiting = self._waiting, []
+            turn_bytes += sum(batch.size_bytes for batch in batches)
+            if self.error is None:
+                try:
+                    self._work([piece for batch in batches for piece in batch.pieces])
+                except BaseException as error:  # noqa: BLE001 -- whoever puts the next hears of it
+                    self.error = error
+            self.done += len(batches)
+            tell()
 
 
 class Appender:
@@ -24,12 +78,14 @@ class Appender:
         self._pool = pool
         self._partial = partial
         self._on_progress = on_progress
-        self._waiting: list[Batch] = []
-        self._waiting_bytes = 0
-        self._written: list[Batch] = []
-        self._parts: set[asyncio.Future[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._writing = _Lane(partial.write)
+        self._hashing = _Lane(partial.hash)
+        self._held: deque[Batch] = deque()
+        self._held_bytes = 0
+        self._released = self._shown = 0
         self._syncing: asyncio.Future[None] | None = None
-        self._error: BaseException | None = None
+        self._is_told = False
         self._step = asyncio.Event()
 
     async def put(self, batch: Batch) -> None:
@@ -39,62 +95,64 @@ class Appender:
             OSError: the disk is full or broken.
         """
         self._raise()
-        self._waiting.append(batch)
-        self._waiting_bytes += batch.size_bytes
-        self._start()
-        while self._waiting_bytes > _HIGH_WATER_BYTES:
+        self._held.append(batch)
+        self._held_bytes += batch.size_bytes
+        self._writing.put(batch)
+        self._hashing.put(batch)
+        if self._writing.claim():
+            self._pool.submit(self._run, self._writing)
+        if self._held_bytes >= _APART_BYTES and self._hashing.claim():
+            self._pool.submit(self._run, self._hashing)
+        while self._held_bytes > _HIGH_WATER_BYTES:
             await self._next_step()
+            self._raise()
 
     async def finish(self) -> None:
-        """Wait until everything is on disk; raises as ``put`` does."""
-        while self._parts:
+        """Wait until everything is on disk and hashed; raises as ``put`` does."""
+        while self._held:
             await self._next_step()
         self._raise()
 
     async def _next_step(self) -> None:
-        self._raise()
         self._step.clear()
         await self._step.wait()
 
     def _raise(self) -> None:
-        if self._error is not None and not self._parts:
-            raise self._error
+        error = self._writing.error or self._hashing.error
+        if error is not None:
+            raise error
 
-    def _start(self) -> None:
-        if self._parts or not self._waiting or self._error is not None:
-            return
-        self._written, self._waiting = self._waiting, []
-        size_bytes, self._waiting_bytes = self._waiting_bytes, 0
-        pieces = [piece for batch in self._written for piece in batch.pieces]
-        works = [self._partial.append]
-        if size_bytes >= _APART_BYTES:
-            works = [self._partial.hash, self._partial.write]
-        self._parts = {self._pool.start(work, pieces) for work in works}
-        for part in tuple(self._parts):
-            part.add_done_callback(self._ended)
+    # --- in a thread -------------------------------------------------------------------------
 
-    def _ended(self, part: "asyncio.Future[None]") -> None:
-        self._parts.discard(part)
-        error = asyncio.CancelledError() if part.cancelled() else part.exception()
-        self._error = self._error or error
-        if self._parts:
-            return
-        for batch in self._written:
+    def _run(self, lane: _Lane) -> None:
+        """Drain a lane, then the other one if nobody is at it."""
+        other = self._hashing if lane is self._writing else self._writing
+        for each in (lane, other):
+            if each is other and not each.claim():
+                return
+            if not each.drain(self._tell):
+                self._pool.submit(self._run, each)
+
+    def _tell(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            self._loop.call_soon_threadsafe(self._hear)
+
+    # --- in the loop -------------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        self._is_told = False
+        written, done = self._writing.done, min(self._writing.done, self._hashing.done)
+        for _ in range(done - self._released):
+            batch = self._held.popleft()
+            self._held_bytes -= batch.size_bytes
             batch.release()
-        self._written = []
-        if self._error is None:
+        self._released = done
+        if self._writing.error is None and written > self._shown:
+            self._shown = written
             self._on_progress()
             self._sync()
-            self._start()
-        else:
-            self._drop_waiting()
         self._step.set()
-
-    def _drop_waiting(self) -> None:
-        """Give back what is not written any more: upstream waits for the memory, and we for it."""
-        for batch in self._waiting:
-            batch.release()
-        self._waiting, self._waiting_bytes = [], 0
 
     def _sync(self) -> None:
         """Sync beside what follows: on a slow disk that takes as long as the download."""

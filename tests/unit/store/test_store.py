@@ -70,7 +70,8 @@ async def commit(
         await reservation.grow(pushed.size_bytes)
         partial = store.partials.take(digest, scope)
         try:
-            partial.append([pushed.content])
+            partial.hash([pushed.content])
+            partial.write([pushed.content])
             reservation.written(pushed.size_bytes)
             await store.commit_blob(partial, source, scope, reservation)
         finally:
