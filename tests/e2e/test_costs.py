@@ -103,7 +103,8 @@ def test_a_stored_blob_costs_a_few_calls_for_each_mebibyte(stage: Stage) -> None
     mib = stage.size_bytes / _MIB
     assert sum(calls.values()) / mib < 16, calls
     assert calls["futex"] / mib < 1, "threads are woken for each slice"
-    assert calls["read"] + calls["pread64"] < 10, "bytes pass through the process"
+    # The watch of the event loop reads what the kernel counts, some twenty times a second.
+    assert (calls["read"] + calls["pread64"]) / mib < 1, "bytes pass through the process"
     assert stage.mirror.written_bytes() - before < 1.02 * stage.size_bytes
 
 
