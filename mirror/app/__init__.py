@@ -21,6 +21,7 @@ from mirror.observe import logs, tracing
 from mirror.observe.health import Health, watch_event_loop
 from mirror.observe.metrics import Metrics
 from mirror.observe.requests import PastRequests
+from mirror.runtime import garbage
 from mirror.runtime.certificates import CertificateError
 from mirror.runtime.clock import Clock
 from mirror.service.cache_admin import CacheAdmin
@@ -95,6 +96,7 @@ async def _serve(settings: Settings, source: Path | None) -> None:
             text = banner(up.listen, up.admin_listen, upstreams, tls=tls, admin_tls=admin_tls)
             sys.stderr.write(text)
         watching = started(up.reloading.watch())
+        garbage.settle()
         await stop.wait()
         await cancel(watching)
         up.health.draining = True

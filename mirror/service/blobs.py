@@ -12,7 +12,7 @@ from mirror.runtime.recent import MemoryTier, Recent
 from mirror.runtime.single_flight import SingleFlight
 from mirror.service.policies import Policies
 from mirror.service.served import Served
-from mirror.store.rows import LinkRow
+from mirror.store.rows import LinkRow, ObjectRow
 from mirror.store.space import NoSpaceError
 from mirror.store.store import Store, StoredObject
 from mirror.transfer.bodies import FillBody, StoredBody
@@ -55,9 +55,9 @@ class Blobs:
         """
         self._policies.check(repository)
         scope = self._upstreams.scope(repository)
-        link = await self._store.facts.link(repository, digest, LinkKind.BLOB)
-        if _counts(link, scope):
-            content = await self._in_memory(digest, scope)
+        link, row = await self._store.facts.about(repository, digest, LinkKind.BLOB)
+        if _counts(link, scope) and row is not None:
+            content = await self._in_memory(digest, scope, row)
             if content is not None:
                 self._store.touch(digest)
                 return ReadyBody(content), Served(Result.HIT)
@@ -138,10 +138,9 @@ class Blobs:
         except OSError as error:
             _log.error("an answer could not be kept", repository=str(repository), reason=str(error))
 
-    async def _in_memory(self, digest: Digest, scope: str) -> bytes | None:
+    async def _in_memory(self, digest: Digest, scope: str, row: ObjectRow) -> bytes | None:
         """Return the bytes of a small object that is here: configurations above all."""
-        row = await self._store.facts.object(digest)
-        if row is None or not 0 < row.size_bytes <= SMALL_BYTES:
+        if not 0 < row.size_bytes <= SMALL_BYTES:
             return None
         if not row.visible_in(scope, ANONYMOUS_SCOPE):
             return None

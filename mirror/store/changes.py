@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 from mirror.domain.events import EventKind
 from mirror.domain.names import Digest
@@ -16,6 +16,7 @@ from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
 from mirror.runtime.clock import Clock
 from mirror.runtime.pools import Pools
+from mirror.runtime.together import Together
 from mirror.settings import Cache, Policy
 from mirror.store.facts import Facts
 from mirror.store.index import Demand, Evicted, Index, object_key
@@ -26,6 +27,8 @@ from mirror.store.rows import Commit, ObjectRow
 from mirror.store.space import Reservation, Space
 
 T = TypeVar("T")
+_AT_ONCE: Final = 50
+"""So many objects share a transaction of the index at most; a manifest has hundreds of rows."""
 _log = get_logger("store")
 
 
@@ -59,6 +62,9 @@ class Changes:
         self._write_uses = write_uses
         self._commits: set[asyncio.Task[None]] = set()
         self._unsettled: list[str] = []
+        write, index = parts.pools.index_write, parts.index
+        self._announcing = Together(write, index.announce_all, _AT_ONCE)
+        self._adding = Together(write, index.commit_announced, _AT_ONCE)
         self._show_totals()
 
     def reload(self, settings: Cache, policies: Mapping[str, Policy]) -> None:
@@ -101,8 +107,7 @@ class Changes:
         publish: Callable[[], BinaryIO | None],
         account: Callable[[tuple[ObjectRow, int]], None],
     ) -> None:
-        write = self._parts.pools.index_write
-        entry = await write.run(self._parts.index.announce, commit)
+        entry = await self._announcing.start(commit)
         try:
             file = await self._parts.pools.fill.run(publish)
         except BaseException:
@@ -110,10 +115,9 @@ class Changes:
             await self.settle()
             raise
         try:
-            adding = write.start(self._parts.index.commit, commit, entry)
-            row, _ = await self._accounted(adding, account)
+            row, _ = await self._accounted(self._adding.start((commit, entry)), account)
         except OSError:
-            await write.run(self._remove_uncounted, commit.digest)
+            await self._parts.pools.index_write.run(self._remove_uncounted, commit.digest)
             self._unsettled.append(entry)
             raise
         finally:

@@ -18,17 +18,12 @@ from mirror.observe.logs import get_logger
 from mirror.runtime.unreadable import UNREADABLE
 from mirror.store.disk import NoPickleDisk, PickleForbiddenError
 from mirror.store.rows import (
-    Commit,
-    CountRow,
-    DocumentRow,
     LinkRow,
-    ObjectRow,
-    Removal,
     TagRow,
     Totals,
 )
 
-Row = TypeVar("Row", ObjectRow, LinkRow, TagRow, DocumentRow, Totals, CountRow, Commit, Removal)
+Row = TypeVar("Row", bound=msgspec.Struct)
 T = TypeVar("T")
 
 ROWS_PER_TRANSACTION: Final = 500
@@ -91,10 +86,14 @@ class Database:
     def get(self, key: str, kind: type[Row]) -> Row | None:
         """Return a row; one that cannot be read is as good as none."""
         try:
-            with self._watched():
-                return self.row(key, kind)
+            return self.read(key, kind)
         except IndexBrokenError:
             return None
+
+    def read(self, key: str, kind: type[Row]) -> Row | None:
+        """Return a row as ``get`` does, but raise IndexBrokenError if nobody can tell."""
+        with self._watched():
+            return self.row(key, kind)
 
     def put(self, key: str, row: Row) -> None:
         """Write a row."""

@@ -1,7 +1,8 @@
 """What is known of repositories and objects: index rows, with the hot ones in memory."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 from urllib.parse import urlencode
 
@@ -9,12 +10,15 @@ from mirror.domain.manifests import LinkKind, Manifest
 from mirror.domain.names import Digest, Repository, Tag
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier, Recent
-from mirror.store.index import Index, object_key
+from mirror.store.index import Index, IndexBrokenError, object_key
 from mirror.store.rows import Commit, DocumentRow, LinkRow, ObjectRow, TagRow
 
 R = TypeVar("R", LinkRow, TagRow, ObjectRow, DocumentRow)
+AnyRow = LinkRow | TagRow | ObjectRow | DocumentRow
 _ROW_BYTES = 600
 """About what a small row and its key cost in memory."""
+_ABSENT_MAX = 2000
+"""A miss asks several times for what is not there, until it is: from memory after the first."""
 
 
 class Facts:
@@ -26,7 +30,9 @@ class Facts:
         self._recent: Recent[LinkRow | TagRow | ObjectRow | DocumentRow] = Recent(
             tier, "row", lambda row: _ROW_BYTES + sys.getsizeof(row)
         )
-        self._writes = 0
+        self._absent: dict[str, None] = {}
+        self._looks: Counter[str] = Counter()
+        self._changed: set[str] = set()
         self.losses = 0
         """How many objects have gone so far: what was complete before may not be any more."""
         self.changed: Callable[[Repository | None, Tag | None], None] = lambda *_: None
@@ -36,6 +42,19 @@ class Facts:
         """Return whether, and on whose word, a repository has an object."""
         return await self._get(link_key(repository, digest, kind), LinkRow)
 
+    async def about(
+        self, repository: Repository, digest: Digest, kind: LinkKind
+    ) -> tuple[LinkRow | None, ObjectRow | None]:
+        """Return what ``link`` and ``object`` do, by one look at the index if one is needed."""
+        link_at, object_at = link_key(repository, digest, kind), object_key(str(digest))
+        if self._is_known(link_at) or self._is_known(object_at):
+            return await self._get(link_at, LinkRow), await self._get(object_at, ObjectRow)
+        link, row = await self._look({link_at: LinkRow, object_at: ObjectRow})
+        return (
+            link if isinstance(link, LinkRow) else None,
+            row if isinstance(row, ObjectRow) else None,
+        )
+
     async def put_link(
         self, repository: Repository, digest: Digest, kind: LinkKind, row: LinkRow
     ) -> None:
@@ -44,6 +63,8 @@ class Facts:
 
     async def remember(self, commit: Commit, row: ObjectRow) -> None:
         """Keep in memory what the index has just been told."""
+        for key, _ in commit.links:
+            self._change(key)
         await self._remember(object_key(commit.digest), row)
         if commit.own_link is not None:
             await self._remember(*commit.own_link)
@@ -75,15 +96,15 @@ class Facts:
 
     async def forget_object(self, digest: str) -> None:
         """Forget an object in memory: its row is gone."""
-        self._writes += 1
+        self._change(object_key(digest))
         self.losses += 1
         await self._recent.drop(object_key(digest))
         self.changed(None, None)
 
     async def forget(self, keys: Iterable[str]) -> None:
         """Forget rows in memory that have been deleted."""
-        self._writes += 1
         for key in keys:
+            self._change(key)
             await self._recent.drop(key)
         self.changed(None, None)
 
@@ -91,18 +112,56 @@ class Facts:
         found = self._recent.peek(key)
         if isinstance(found, kind):
             return found
-        writes = self._writes
-        row = await self._pools.index_read.run(self._index.get, key, kind)
-        if row is not None and writes == self._writes:  # else it may be what stood there before
-            await self._recent.put(key, row)
-        return row
+        if key in self._absent:
+            return None
+        [row] = await self._look({key: kind})
+        return row if isinstance(row, kind) else None
+
+    def _is_known(self, key: str) -> bool:
+        return key in self._absent or self._recent.peek(key) is not None
+
+    async def _look(self, wanted: Mapping[str, type[AnyRow]]) -> list[AnyRow | None]:
+        """Read rows, and keep in memory what they are, or that there are none."""
+        self._looks.update(wanted.keys())
+        try:
+            rows = await self._pools.index_read.run(self._read, wanted)
+            for key, row in zip(wanted, rows, strict=True):
+                if key in self._changed:
+                    continue  # it may be what stood there before
+                if row is None:
+                    self._note_absent(key)
+                else:
+                    await self._recent.put(key, row)
+        except IndexBrokenError:
+            return [None for _ in wanted]  # nobody can tell: the next one asks again
+        finally:
+            self._looks.subtract(wanted.keys())
+            for key in wanted:
+                if not self._looks[key]:
+                    del self._looks[key]
+                    self._changed.discard(key)
+        return rows
+
+    def _read(self, wanted: Mapping[str, type[AnyRow]]) -> list[AnyRow | None]:
+        return [self._index.read(key, kind) for key, kind in wanted.items()]
+
+    def _change(self, key: str) -> None:
+        """Note that what is known of a row, or is being read, is not what it is now."""
+        self._absent.pop(key, None)
+        if key in self._looks:
+            self._changed.add(key)
+
+    def _note_absent(self, key: str) -> None:
+        while len(self._absent) >= _ABSENT_MAX:
+            del self._absent[next(iter(self._absent))]
+        self._absent[key] = None
 
     async def _put(self, key: str, row: R) -> None:
         await self._pools.index_write.run(self._index.put, key, row)
         await self._remember(key, row)
 
     async def _remember(self, key: str, row: R) -> None:
-        self._writes += 1
+        self._change(key)
         await self._recent.put(key, row)
 
 

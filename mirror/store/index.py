@@ -93,6 +93,11 @@ class Index(Database):
         """
         return self.push(_ADDING, commit)
 
+    def announce_all(self, commits: Sequence[Commit]) -> list[str]:
+        """Do for several what ``announce`` does, in one transaction."""
+        with self.transaction():
+            return [self.announce(commit) for commit in commits]
+
     def commit(self, commit: Commit, announcement: str | None = None) -> tuple[ObjectRow, int]:
         """Write that an object stands in ``blobs/``; scopes and repositories add up.
 
@@ -109,6 +114,13 @@ class Index(Database):
             if announcement is not None:
                 self.delete([announcement])
         return row, grown_bytes
+
+    def commit_announced(
+        self, commits: Sequence[tuple[Commit, str]]
+    ) -> list[tuple[ObjectRow, int]]:
+        """Do for several what ``commit`` does, in one transaction."""
+        with self.transaction():
+            return [self.commit(*each) for each in commits]
 
     def commit_all(self, commits: Iterable[Commit]) -> None:
         """Write many objects, a few hundred in a transaction."""

@@ -150,18 +150,29 @@ class Layout:
         """
         scratch = self.partials / f"~{os.getpid()}-{next(_NUMBERS)}"
         try:
-            with scratch.open("wb") as file:
-                file.write(content)
-                if is_durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            make_directory(path.parent)
-            scratch.replace(path)
+            _write_file(scratch, content, is_durable=is_durable)
+            try:
+                scratch.replace(path)
+            except FileNotFoundError:  # it is the first of its directory
+                make_directory(path.parent)
+                scratch.replace(path)
         except BaseException:
             scratch.unlink(missing_ok=True)
             raise
         if is_durable:
             sync_directory(path.parent)
+
+
+def _write_file(path: Path, content: bytes, *, is_durable: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        if is_durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def make_directory(path: Path) -> None:

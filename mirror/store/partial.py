@@ -9,6 +9,7 @@ process goes on with it (invariant 4).
 
 import fcntl
 import hashlib
+import io
 import os
 import threading
 import time
@@ -31,6 +32,8 @@ _sync: Final = getattr(os, "fdatasync", os.fsync)
 _SYNC_EVERY_BYTES: Final = 64 * 1024 * 1024
 _SYNC_EVERY_SECONDS: Final = 1.0
 """Both must be over. A download that is over before has its readers' cores for itself."""
+QUICK_BYTES: Final = 2 * 1024 * 1024
+_QUICK_SECONDS: Final = 1.0
 _READ_BYTES: Final = 1024 * 1024
 _REPOSITORIES_MAX: Final = 16
 _TRIES: Final = 50
@@ -92,6 +95,7 @@ class Partial:
         """
         self.digest = digest
         self.path = path
+        self._opened_at = time.monotonic()
         self._target = target
         self._replace_file = replace_file
         self._lock = threading.Lock()
@@ -101,13 +105,15 @@ class Partial:
         self._twin: BinaryIO | None = None
         self._formers: list[Former] = []
         self._description: tuple[int | None, tuple[str, ...], str] | None = None
-        self.sidecar = read_sidecar(path)
-        self.file: BinaryIO = _locked(path)
+        file, self._is_new = _locked(path)
+        self.file: BinaryIO = file
         try:
+            self.sidecar = None if self._is_new else read_sidecar(path)
             self.length_bytes = self._usable_bytes()
-            os.ftruncate(self.file.fileno(), self.length_bytes)
+            if not self._is_new:
+                os.ftruncate(file.fileno(), self.length_bytes)
         except BaseException:
-            self.file.close()
+            file.close()
             raise
         self.resumed_bytes = self.length_bytes
         self._synced_bytes = min(
@@ -160,7 +166,8 @@ class Partial:
         with self._lock:
             if self.file.closed:
                 raise PartialClosedError
-            self._write_description()
+            if not self._is_soon_whole():
+                self._write_description()
             for former in self._formers:
                 offset = self.length_bytes
                 for piece in pieces:
@@ -168,6 +175,11 @@ class Partial:
                     offset += len(piece)
             for piece in pieces:
                 self._write(piece)
+
+    @property
+    def is_described(self) -> bool:
+        """Whether it is known of what this is the beginning."""
+        return self.sidecar is not None or self._description is not None
 
     @property
     def wants_sync(self) -> bool:
@@ -211,18 +223,24 @@ class Partial:
         with self._lock:
             if self.file.closed:
                 raise PartialClosedError
-            os.ftruncate(self.file.fileno(), self.length_bytes)
             os.fsync(self.file.fileno())
             fcntl.flock(self.file, fcntl.LOCK_SH)
-            make_directory(self._target.parent)
             self._twin = self._open_twin()
             if self._twin is None:
-                self.path.replace(self._target)
+                self._rename()
             else:
                 self.path.unlink()
             self._published = True
             sync_directory(self._target.parent)
-            sidecar_path(self.path).unlink(missing_ok=True)
+            if self.sidecar is not None or not self._is_new:
+                sidecar_path(self.path).unlink(missing_ok=True)
+
+    def _rename(self) -> None:
+        try:
+            self.path.replace(self._target)
+        except FileNotFoundError:  # it is the first of its directory
+            make_directory(self._target.parent)
+            self.path.replace(self._target)
 
     def _open_twin(self) -> BinaryIO | None:
         """Open, and so keep, the same object if it has been stored by another way.
@@ -230,13 +248,13 @@ class Partial:
         One that is just being removed is waited for: whoever removes it must not meet ours.
         """
         for _ in range(_TRIES):
+            if not self._target.exists():
+                return None
             twin = open_shared(self._target)
             if twin is not None:
                 if os.fstat(twin.fileno()).st_size == self.length_bytes:
                     return twin
                 twin.close()
-                return None
-            if not self._target.exists():
                 return None
             time.sleep(_PAUSE_SECONDS)
         return None
@@ -256,6 +274,9 @@ class Partial:
     def rest(self) -> None:
         """Let somebody else go on with the file; readers keep it open."""
         with self._lock:
+            if self._is_ours() and self.length_bytes:
+                with suppress(OSError):
+                    self._write_description()
             self._is_given_up = True
             if not self.file.closed:
                 fcntl.flock(self.file, fcntl.LOCK_UN)
@@ -283,6 +304,16 @@ class Partial:
         if self.sidecar.size_bytes is not None:
             length_bytes = min(length_bytes, self.sidecar.size_bytes)
         return length_bytes
+
+    def _is_soon_whole(self) -> bool:
+        """Tell whether it is small and quick: then a kill may as well cost what has come.
+
+        To say of what it is the beginning takes longer than to fetch it once more.
+        """
+        size_bytes = self._description[0] if self._description else None
+        if size_bytes is None or size_bytes > QUICK_BYTES or not self._is_new:
+            return False
+        return time.monotonic() - self._opened_at < _QUICK_SECONDS
 
     def _write_description(self) -> None:
         description, self._description = self._description, None
@@ -366,17 +397,28 @@ def remove_partial(path: Path) -> None:
     sidecar_path(path).unlink(missing_ok=True)
 
 
-def _locked(path: Path) -> BinaryIO:
-    """Open a file that nobody else writes; it is still the one at *path* when we have it."""
+def _locked(path: Path) -> tuple[BinaryIO, bool]:
+    """Open a file that nobody else writes, and tell whether it is new.
+
+    It is still the one at *path* when we have it.
+    """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        file = os.fdopen(descriptor, "r+b", buffering=0)
+        descriptor, is_new = _opened(path)
+        file = io.FileIO(descriptor, "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    return file
+                    return file, is_new
         except BaseException:
             file.close()
             raise
         file.close()  # it was renamed or removed in between
+
+
+def _opened(path: Path) -> tuple[int, bool]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_EXCL, 0o600), True
+    except FileExistsError:
+        return os.open(path, flags, 0o600), False

@@ -83,7 +83,7 @@ class Partials:
         """Keep a partial for whoever asks next; one without bytes is not worth it."""
         if partial.is_published:
             return
-        if not partial.length_bytes or partial.sidecar is None:
+        if not partial.length_bytes or not partial.is_described:
             partial.discard()
             return
         partial.rest()

@@ -5,7 +5,9 @@ the figures happen on the event loop without awaiting; only making room awaits.
 """
 
 import asyncio
+import math
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +25,8 @@ MAKE_ROOM_SECONDS: Final = 3.0
 Ten thousand small objects that make room for a large one take longer than a client waits.
 """
 _LOOK_EVERY_SECONDS: Final = 0.2
+_SIZE_SECONDS: Final = 1.0
+"""For how long the size of the file system is believed; what is free is asked each time."""
 
 
 class Evict(Protocol):
@@ -49,6 +53,7 @@ class Space:
     ) -> None:
         """Set up the accounts; *policies* are those of the upstreams, for their bounds."""
         self._directory = directory
+        self._looked_at, self._size_bytes = -math.inf, 0
         self.rebound(max_size, min_free, policies)
         self._making_room = asyncio.Lock()
         self._freed = asyncio.Event()
@@ -88,7 +93,7 @@ class Space:
     @property
     def limit_bytes(self) -> int:
         """The bound on stored and reserved bytes."""
-        return self._max_size.resolve(self._file_system()[0])
+        return self._max_size.resolve(self._total_bytes())
 
     def missing_bytes(self, size_bytes: int) -> int:
         """Return how much has to go before *size_bytes* may come; 0 or less: nothing."""
@@ -225,9 +230,16 @@ class Space:
             if missing_bytes > 0:
                 await evict(missing_bytes)
 
+    def _total_bytes(self) -> int:
+        """Return the size of the file system, as of a moment ago: it hardly ever changes."""
+        if time.monotonic() - self._looked_at > _SIZE_SECONDS:
+            self._file_system()
+        return self._size_bytes
+
     def _file_system(self) -> tuple[int, int]:
         facts = os.statvfs(self._directory)
-        return facts.f_blocks * facts.f_frsize, facts.f_bavail * facts.f_frsize
+        self._looked_at, self._size_bytes = time.monotonic(), facts.f_blocks * facts.f_frsize
+        return self._size_bytes, facts.f_bavail * facts.f_frsize
 
 
 class Reservation:

@@ -1,7 +1,9 @@
 """The body of a blob as it comes from upstream."""
 
+import asyncio
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from contextlib import aclosing, suppress
+from typing import Final, Protocol
 
 import aiohttp
 
@@ -9,6 +11,10 @@ from mirror.domain.errors import UpstreamTroubleError
 from mirror.domain.ranges import Span, parse_content_range
 from mirror.upstream.receiving import Batch, take_over
 from mirror.upstream.transport import Transport, translated
+
+GATHERED_BYTES: Final = 2 * 1024 * 1024
+"""A body up to this size is taken in few steps: it fits into what is received ahead."""
+_MOMENT_SECONDS: Final = 0.025
 
 
 class BlobStream(Protocol):
@@ -77,8 +83,8 @@ class HttpStream:
         """Yield what has come, in as few copies as can be; each batch must be released."""
         taken = take_over(self._response)
         if taken is None:
-            async for chunk in self.chunks():
-                yield Batch.of(chunk)
+            async for batch in self._gathered():
+                yield batch
             return
         first, receiver = taken
         place = str(self._response.url)
@@ -90,9 +96,34 @@ class HttpStream:
             self._transport.received(batch.size_bytes)
             yield batch
 
+    async def _gathered(self) -> AsyncGenerator[Batch, None]:
+        """Yield what comes; a small body whole if it comes at once, and not packet by packet."""
+        content, size_bytes = self._response.content, self._response.content_length
+        is_small = size_bytes is not None and size_bytes <= GATHERED_BYTES
+        async with aclosing(self.chunks()) as chunks:
+            while True:
+                if is_small:
+                    await _whole_or_a_moment(content)
+                chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
+                yield Batch.of(chunk)
+
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
         self._response.release()
+
+
+async def _whole_or_a_moment(content: aiohttp.StreamReader) -> None:
+    """Wait until a body has come whole or is broken, but not for long.
+
+    Each wake-up costs more than the bytes of a packet; aiohttp's buffer holds all that comes.
+    """
+    if content.is_eof() or content.exception() is not None:
+        return
+    with suppress(aiohttp.ClientError, OSError):  # told again by whoever reads
+        async with asyncio.timeout(_MOMENT_SECONDS):
+            await content.wait_eof()
 
 
 def _left_behind(content: aiohttp.StreamReader) -> bytes:

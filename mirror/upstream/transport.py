@@ -5,6 +5,7 @@ aiohttp's client and its errors are known to this file and ``exchange.py`` only.
 
 import ssl
 import time
+from collections.abc import Mapping
 from functools import cache
 from typing import Final
 from urllib.request import (  # type: ignore[attr-defined] # public, but not in the stubs
@@ -49,6 +50,7 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
         self._reach = Reach.of(upstream.endpoints, upstream.realms, upstream.redirects)
         self._home = {Origin.of(url) for url in upstream.endpoints}
+        self._proxies = getproxies_environment()
         self._home_tls = tls_context(upstream.tls, at_home=True)
         self._foreign_tls = tls_context(upstream.tls, at_home=False)
 
@@ -78,7 +80,7 @@ class Transport:
             "Accept-Encoding": "identity",
             "Via": via.outgoing(),
         }
-        proxy = self._upstream.proxy or proxy_of_environment(url)
+        proxy = self._upstream.proxy or proxy_of_environment(url, self._proxies)
         if not self._may_ask(url, is_proxied=proxy is not None):
             raise self._private(url, named_by)
         started, span = time.monotonic(), self._span(method, url, kind)
@@ -205,16 +207,19 @@ def _end(span: tracing.Span, status: int) -> None:
     span.end()
 
 
-def proxy_of_environment(url: str) -> str | None:
+def proxy_of_environment(url: str, proxies: Mapping[str, str] | None = None) -> str | None:
     """Return the proxy that ``HTTP(S)_PROXY`` and ``NO_PROXY`` name for *url*.
+
+    *proxies* is what they say, where it has been read already: that costs as much as a request.
 
     Not by aiohttp's ``trust_env``: that also sends what ``~/.netrc`` has for the host, which
     nobody has configured here, and reads it in the default executor.
     """
-    origin = Origin.of(url)
-    if origin is None or proxy_bypass_environment(f"{origin.host}:{origin.port}"):
+    named = getproxies_environment() if proxies is None else proxies
+    origin = Origin.of(url) if named else None
+    if origin is None or proxy_bypass_environment(f"{origin.host}:{origin.port}", named):
         return None
-    return getproxies_environment().get(origin.scheme)
+    return named.get(origin.scheme)
 
 
 def translated(error: BaseException, url: str) -> UpstreamTroubleError:

@@ -226,8 +226,9 @@ class Durability:
             real_sync(descriptor)
 
         def replace(path: Path, target: Path) -> Path:
+            named = real_replace(path, target)
             self.events.append(f"name {target.name}")
-            return real_replace(path, target)
+            return named
 
         monkeypatch.setattr(os, "fsync", fsync)
         monkeypatch.setattr(Path, "replace", replace)

@@ -8,9 +8,12 @@ import msgspec
 import pytest
 
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest
+from mirror.runtime.clock import Clock
 from mirror.settings.units import SizeOrShare
+from mirror.store import partial as partial_module
 from mirror.store.layout import Layout
-from mirror.store.partial import Partial, Sidecar, boot_id, sidecar_path
+from mirror.store.partial import Partial, Sidecar, boot_id, read_sidecar, sidecar_path
+from mirror.store.partials import Partials
 from tests.fakes import faults
 from tests.fakes.clients import Ended
 from tests.fakes.content import Blob, blob
@@ -206,3 +209,73 @@ def test_two_do_not_write_one_partial(directory: Path) -> None:
     first.rest()
     Partial(digest, found, target, layout.replace_file).close()
     first.close()
+
+
+# --- small ones: what they are is said when it may be needed ----------------------------------
+
+
+def begun(directory: Path, pushed: Blob, length: int) -> tuple[Partials, Partial]:
+    """Begin a download as the writer of a fill does."""
+    layout = Layout(directory)
+    layout.prepare()
+    partials = Partials(layout, 3600, Clock())
+    partial = partials.take(Digest.parse(pushed.digest), ANONYMOUS_SCOPE)
+    partial.describe(pushed.size_bytes, OWNER, "http://somewhere")
+    partial.append([pushed.content[:length]])
+    return partials, partial
+
+
+SMALL = blob(MIB, 8)
+
+
+@pytest.mark.parametrize("length", [MIB // 2, MIB], ids=["a part", "all"])
+def test_a_small_one_that_is_quick_leaves_no_word(directory: Path, length: int) -> None:
+    _, partial = begun(directory, SMALL, length)
+    assert [each.name for each in (directory / "partial").iterdir()] == [partial.path.name]
+    partial.append([SMALL.content[length:]])
+    partial.publish()
+    partial.close()
+
+    assert partial.is_right()
+    assert not list((directory / "partial").iterdir())
+
+
+def test_a_small_one_that_takes_its_time_outlasts_a_kill(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, partial = begun(directory, SMALL, MIB // 4)
+    monkeypatch.setattr(partial_module, "_QUICK_SECONDS", 0)
+    partial.append([SMALL.content[MIB // 4 : MIB // 2]])
+    partial.close()
+
+    word = read_sidecar(partial.path)
+    assert word is not None
+    assert (word.size_bytes, word.repositories) == (MIB, (OWNER,))
+
+
+def test_a_small_one_that_breaks_off_waits_to_go_on(directory: Path) -> None:
+    partials, partial = begun(directory, SMALL, MIB // 2)
+    partials.rest(partial)
+    partial.close()
+    assert partials.idle_bytes == MIB // 2
+
+    again = partials.take(Digest.parse(SMALL.digest), ANONYMOUS_SCOPE)
+    assert again.resumed_bytes == MIB // 2
+    again.rebuild()
+    again.append([SMALL.content[MIB // 2 :]])
+    assert again.is_right()
+    again.publish()
+    again.close()
+    assert not list((directory / "partial").iterdir())
+
+
+async def test_a_small_one_that_was_killed_is_fetched_from_zero(
+    directory: Path, upstream: FakeRegistry
+) -> None:
+    upstream.push_blob(REPOSITORY, SMALL)
+    _, partial = begun(directory, SMALL, MIB // 2)
+    partial.close()
+    async with mirror_of(directory, {"docker.io": upstream}) as mirror:
+        assert (await mirror.get(path(SMALL.digest))).body == SMALL.content
+        await mirror.settled()
+    assert upstream.requests[-1].header("Range") is None
