@@ -6,6 +6,7 @@ set, so that they speak of another way of doing things and not of the weather.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -27,6 +28,8 @@ from .daemon import eventually
 _MIB: Final = 1 << 20
 _BLOB_BYTES: Final = 64_000_000
 _HITS: Final = 1000
+_MANY: Final = 100
+_SMALL_BYTES: Final = 500_000
 _REPOSITORY: Final = "library/costs"
 _ROW: Final = re.compile(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", re.MULTILINE)
 
@@ -40,6 +43,7 @@ class Stage:
     blob: str
     manifest: str
     size_bytes: int
+    many: list[str]
     work: Path
 
     def counted(self, work: Callable[[], object], server: Server | None = None) -> Counter[str]:
@@ -65,8 +69,12 @@ class Stage:
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     work = tmp_path_factory.mktemp("costs")
     layer = oci.random_layer(_BLOB_BYTES)
+    many = [os.urandom(_SMALL_BYTES) for _ in range(_MANY)]
     with servers.registry(work / "origin") as origin:
-        pushed = oci.Repository(origin.url, _REPOSITORY).push_image("v1", layer)
+        repository = oci.Repository(origin.url, _REPOSITORY)
+        pushed = repository.push_image("v1", layer)
+        for content in many:
+            repository.push_blob(oci.LAYER, content)
         certificate = servers.Certificate(*write_pair(work))
         secure = servers.mirror(work / "secure", upstream=origin.url, certificate=certificate)
         with servers.mirror(work / "mirror", upstream=origin.url) as mirror, secure:
@@ -80,6 +88,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
                 f"{url}/blobs/{oci.digest_of(layer)}",
                 f"{url}/manifests/{pushed['digest']}",
                 len(layer),
+                [f"{url}/blobs/{oci.digest_of(content)}" for content in many],
                 work,
             )
 
@@ -94,6 +103,17 @@ def test_a_download_costs_few_calls_and_each_byte_is_written_twice(stage: Stage)
     assert sum(calls.values()) / mib < 120, calls
     written_bytes = stage.mirror.written_bytes() - before
     assert written_bytes < 2.05 * stage.size_bytes
+
+
+def test_many_small_blobs_share_what_they_cost(stage: Stage) -> None:
+    """A file and a reference for each, and no sidecar; the index is written for all together."""
+    calls = stage.counted(lambda: client.download_all(stage.many))
+    assert calls["fsync"] / _MANY < 6.5, calls  # each of the first has a directory to be made, too
+    assert calls["fdatasync"] / _MANY < 1, calls
+    assert calls["rename"] / _MANY < 4, calls
+    assert calls["unlink"] / _MANY < 0.5, calls
+    assert calls["openat"] / _MANY < 8, calls
+    assert calls["pwrite64"] / _MANY < 20, calls
 
 
 def test_a_stored_blob_costs_a_few_calls_for_each_mebibyte(stage: Stage) -> None:

@@ -8,7 +8,7 @@ from types import FrameType
 import pytest
 
 import mirror as package
-from tests.fakes.content import image
+from tests.fakes.content import blob, image
 from tests.fakes.registry import FakeRegistry
 from tests.harness import Mirror
 from tests.unit.web.wire import REPOSITORY, ask, blob_path, manifest_path
@@ -51,3 +51,25 @@ async def test_a_hit_takes_few_calls_of_ours(hot: Mirror, path: str, most: int) 
         sys.setprofile(None)
     per_hit = calls.total() / _TIMES
     assert 10 < per_hit < most, calls.most_common(20)
+
+
+async def test_a_small_miss_wakes_few_threads(mirror: Mirror, upstream: FakeRegistry) -> None:
+    """One look, one file, what has come, and three steps to keep it."""
+    misses = [blob(200_000, seed) for seed in range(_TIMES)]
+    for each in misses:
+        upstream.push_blob(REPOSITORY, each)
+    woken: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call" and frame.f_code.co_qualname == "Crew.start":
+            woken["threads"] += 1
+
+    sys.setprofile(count)
+    try:
+        for each in misses:
+            await mirror.get(blob_path(each.digest))
+        await mirror.settled()
+    finally:
+        sys.setprofile(None)
+    per_miss = woken.total() / _TIMES
+    assert 3 < per_miss < 10
