@@ -7,10 +7,10 @@ look-ups keep a cached blob from being read.
 import asyncio
 import os
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
-from mirror.runtime.crew import Crew
+from mirror.runtime.daemons import DaemonExecutor
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,14 +19,19 @@ T = TypeVar("T")
 class Pool:
     """A few threads with a name."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, *, may_hang: bool = False) -> None:
         """Set up a pool.
 
         Args:
             name: What the threads are called.
             threads: How many there may be.
+            may_hang: The end of the process does not wait for their work.
         """
-        self._crew = Crew(f"mirror-{name}", threads)
+        self._executor: Executor = (
+            DaemonExecutor(threads, f"mirror-{name}")
+            if may_hang
+            else ThreadPoolExecutor(threads, thread_name_prefix=f"mirror-{name}")
+        )
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run *work* in one of the threads and wait for it without blocking the loop.
@@ -37,7 +42,7 @@ class Pool:
 
     def start(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "asyncio.Future[T]":
         """Begin *work* at once and return what to wait for."""
-        return self._crew.start(partial(work, *args, **kwargs))
+        return asyncio.wrap_future(self._executor.submit(work, *args, **kwargs))
 
     def submit(self, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         """Begin *work*, from any thread; nobody waits for it, so it must not raise."""
@@ -45,7 +50,7 @@ class Pool:
 
     def close(self, *, wait: bool = True) -> None:
         """Drop what has not begun and, with *wait*, wait for what has."""
-        self._crew.close(wait=wait)
+        self._executor.shutdown(wait=wait, cancel_futures=True)
 
 
 _FILL_THREADS: Final = 4
@@ -68,14 +73,14 @@ class Pools:
         self.index_read = Pool("index-read", 1)
         self.index_write = Pool("index-write", 1)
         """One thread each: more of them wait for each other inside SQLite."""
-        self.dns = Pool("dns", _DNS_THREADS)
+        self.dns = Pool("dns", _DNS_THREADS, may_hang=True)
         self.admin = Pool("admin", 1)
         """Metrics pages, configuration checks: what no pull waits for."""
         self.passwords = Pool("passwords", 2)
         """Check passwords, which takes a tenth of a second each and lets go of the GIL."""
-        self.users = Pool("users", 1)
+        self.users = Pool("users", 1, may_hang=True)
         """Look whether files of users have changed, which whoever shows a credential waits for."""
-        self.secrets = Pool("secrets", _SECRET_THREADS)
+        self.secrets = Pool("secrets", _SECRET_THREADS, may_hang=True)
         """Read secrets, and run the programs that have them, which may take long."""
         self.inspect = Pool("inspect", 1)
         """Look through the cache: long work in short steps, which nothing else waits for."""

@@ -61,7 +61,7 @@ async def test_a_small_miss_wakes_few_threads(mirror: Mirror, upstream: FakeRegi
     woken: Counter[str] = Counter()
 
     def count(frame: FrameType, event: str, _argument: object) -> None:
-        if event == "call" and frame.f_code.co_qualname == "Crew.start":
+        if event == "call" and frame.f_code.co_qualname == "Pool.start":
             woken["threads"] += 1
 
     sys.setprofile(count)

@@ -49,7 +49,7 @@ class Wishes:
 async def diagnose(wishes: Wishes, environ: Mapping[str, str]) -> list[Finding]:
     """Look at everything."""
     async with AsyncExitStack() as stack:
-        pool = Pool("doctor", _THREADS)
+        pool = Pool("doctor", _THREADS, may_hang=True)
         stack.callback(partial(pool.close, wait=False))
         started = time.monotonic()
         try:

@@ -80,7 +80,7 @@ async def test_close_ends_what_is_running() -> None:
 
 
 async def test_a_pool_that_may_hang_is_not_waited_for() -> None:
-    pool, begun, stop = Pool("test", 1), threading.Event(), threading.Event()
+    pool, begun, stop = Pool("test", 1, may_hang=True), threading.Event(), threading.Event()
 
     def hang() -> None:
         begun.set()

@@ -221,7 +221,8 @@ def begun(directory: Path, pushed: Blob, length: int) -> tuple[Partials, Partial
     partials = Partials(layout, 3600, Clock())
     partial = partials.take(Digest.parse(pushed.digest), ANONYMOUS_SCOPE)
     partial.describe(pushed.size_bytes, OWNER, "http://somewhere")
-    partial.append([pushed.content[:length]])
+    partial.hash([pushed.content[:length]])
+    partial.write([pushed.content[:length]])
     return partials, partial
 
 
@@ -232,7 +233,8 @@ SMALL = blob(MIB, 8)
 def test_a_small_one_that_is_quick_leaves_no_word(directory: Path, length: int) -> None:
     _, partial = begun(directory, SMALL, length)
     assert [each.name for each in (directory / "partial").iterdir()] == [partial.path.name]
-    partial.append([SMALL.content[length:]])
+    partial.hash([SMALL.content[length:]])
+    partial.write([SMALL.content[length:]])
     partial.publish()
     partial.close()
 
@@ -245,7 +247,8 @@ def test_a_small_one_that_takes_its_time_outlasts_a_kill(
 ) -> None:
     _, partial = begun(directory, SMALL, MIB // 4)
     monkeypatch.setattr(partial_module, "_QUICK_SECONDS", 0)
-    partial.append([SMALL.content[MIB // 4 : MIB // 2]])
+    partial.hash([SMALL.content[MIB // 4 : MIB // 2]])
+    partial.write([SMALL.content[MIB // 4 : MIB // 2]])
     partial.close()
 
     word = read_sidecar(partial.path)
@@ -262,7 +265,8 @@ def test_a_small_one_that_breaks_off_waits_to_go_on(directory: Path) -> None:
     again = partials.take(Digest.parse(SMALL.digest), ANONYMOUS_SCOPE)
     assert again.resumed_bytes == MIB // 2
     again.rebuild()
-    again.append([SMALL.content[MIB // 2 :]])
+    again.hash([SMALL.content[MIB // 2 :]])
+    again.write([SMALL.content[MIB // 2 :]])
     assert again.is_right()
     again.publish()
     again.close()
