@@ -15,16 +15,21 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 import msgspec
 
 from mirror.domain.names import Digest
-from mirror.runtime.unreadable import UNREADABLE
 from mirror.store.layout import make_directory, sync_directory
 from mirror.store.locks import open_shared
+from mirror.store.sidecar import (
+    Sidecar,
+    boot_id,
+    read_sidecar,
+    remove_partial,
+    sidecar_path,
+)
 
 _sync: Final = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
@@ -38,7 +43,6 @@ _READ_BYTES: Final = 1024 * 1024
 _REPOSITORIES_MAX: Final = 16
 _TRIES: Final = 50
 _PAUSE_SECONDS: Final = 0.02
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 Piece = bytes | memoryview
@@ -46,21 +50,6 @@ Piece = bytes | memoryview
 
 class PartialClosedError(Exception):
     """The fill was given up while a piece of it was still on its way to the disk."""
-
-
-class Sidecar(msgspec.Struct, frozen=True):
-    """What a partial is the beginning of.
-
-    ``size_bytes`` is the length of the whole, if upstream told. Up to ``synced_bytes`` the
-    file outlasts a power failure; beyond that, another ``boot_id`` makes it worthless, since
-    the length of the file may cover blocks that were never written.
-    """
-
-    size_bytes: int | None
-    repositories: tuple[str, ...]
-    endpoint: str
-    synced_bytes: int
-    boot_id: str
 
 
 class ReplaceFile(Protocol):
@@ -367,34 +356,6 @@ def _common(one: memoryview, other: memoryview) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
     return low
-
-
-@cache
-def boot_id() -> str:
-    """Return what is another at each start of the machine; empty where nothing tells."""
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def sidecar_path(path: Path) -> Path:
-    """Return where the sidecar of a partial stands."""
-    return path.with_name(f"{path.name}.json")
-
-
-def read_sidecar(path: Path) -> Sidecar | None:
-    """Return the sidecar of a partial, if there is one that can be read."""
-    try:
-        return msgspec.json.decode(sidecar_path(path).read_bytes(), type=Sidecar)
-    except (OSError, *UNREADABLE):
-        return None
-
-
-def remove_partial(path: Path) -> None:
-    """Remove a partial and what belongs to it."""
-    path.unlink(missing_ok=True)
-    sidecar_path(path).unlink(missing_ok=True)
 
 
 def _locked(path: Path) -> tuple[BinaryIO, bool]:

@@ -15,7 +15,8 @@ from mirror.domain.names import Digest
 from mirror.observe.logs import get_logger
 from mirror.runtime.clock import Clock
 from mirror.store.layout import Layout
-from mirror.store.partial import Partial, read_sidecar, remove_partial, sidecar_path
+from mirror.store.partial import Partial
+from mirror.store.sidecar import read_sidecar, remove_partial, sidecar_path
 
 _SUFFIX: Final = ".json"
 _TRIES: Final = 50

@@ -56,8 +56,8 @@ from mirror.service.identity_tokens import KeyRing, OidcTokens
 from mirror.service.identity_tokens import _usable as _oidc_usable
 from mirror.service.lists import _check_index, _read_tags, _tags
 from mirror.store.inventory import platform_of
-from mirror.store.partial import read_sidecar, sidecar_path
 from mirror.store.refs import BlobRef, ManifestRef, TagRef, read_ref
+from mirror.store.sidecar import read_sidecar, sidecar_path
 from mirror.upstream.reading import Document
 from mirror.upstream.tokens import read_token
 

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from mirror.store.inventory import platform_of
-from mirror.store.partial import read_sidecar, sidecar_path
 from mirror.store.refs import TagRef, read_ref
+from mirror.store.sidecar import read_sidecar, sidecar_path
 from tests.fakes.content import image
 from tests.fakes.registry import FakeRegistry
 from tests.harness import mirror_of

@@ -12,8 +12,9 @@ from mirror.runtime.clock import Clock
 from mirror.settings.units import SizeOrShare
 from mirror.store import partial as partial_module
 from mirror.store.layout import Layout
-from mirror.store.partial import Partial, Sidecar, boot_id, read_sidecar, sidecar_path
+from mirror.store.partial import Partial
 from mirror.store.partials import Partials
+from mirror.store.sidecar import Sidecar, boot_id, read_sidecar, sidecar_path
 from tests.fakes import faults
 from tests.fakes.clients import Ended
 from tests.fakes.content import Blob, blob
