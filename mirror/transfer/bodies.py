@@ -114,17 +114,20 @@ class FillBody:
     async def _followed(
         self, offset: int, stop: int | None
     ) -> AsyncGenerator[FilePart | bytes, None]:
+        since: int | None = None
         while stop is None or offset < stop:
             if stop is not None and self._is_far(offset):
+                since = self._fill.beginnings if since is None else since
                 async with aclosing(self._forwarded(offset, stop)) as pieces:
                     async for piece in pieces:
                         yield piece
                         offset += len(piece)
                 continue
             limit_seconds = self._measure_seconds if self._may_forward(offset) else None
-            visible_bytes = await self._fill.beyond(offset, limit_seconds)
+            visible_bytes = await self._fill.beyond(offset, limit_seconds, since)
             end = visible_bytes if stop is None else min(visible_bytes, stop)
             if end > offset:
+                since = self._fill.beginnings if since is None else since
                 yield FilePart(self._fill.file, offset, end - offset)
                 offset = end
             elif self._fill.is_verified:

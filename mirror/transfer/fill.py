@@ -123,10 +123,22 @@ class Fill:
             await self._hear(self._failure)
         return self.size_bytes
 
-    async def beyond(self, offset: int, limit_seconds: float | None) -> int:
+    @property
+    def beginnings(self) -> int:
+        """How often it was begun anew so far; a reader notes that with its first byte."""
+        return len(self._left_behind)
+
+    async def beyond(
+        self, offset: int, limit_seconds: float | None, since: int | None = None
+    ) -> int:
         """Wait until more than *offset* bytes may be read; returns how many.
 
         Returns early when *limit_seconds* are over, and at the end of the object.
+
+        Args:
+            offset: Where the reader is.
+            limit_seconds: How long it waits at most.
+            since: The ``beginnings`` when it got its first byte; ``None``: it has none yet.
 
         Raises:
             MirrorError: the fill failed, or what the reader has got of it was wrong.
@@ -134,10 +146,10 @@ class Fill:
         try:
             async with asyncio.timeout(limit_seconds):
                 while self.visible_bytes <= offset and not self.is_verified:
-                    await self._hear(self._failure or self._disagreement(offset))
+                    await self._hear(self._failure or self._disagreement(offset, since))
         except TimeoutError:
             pass
-        if error := self._disagreement(offset):
+        if error := self._disagreement(offset, since):
             raise error
         return self.visible_bytes
 
@@ -153,9 +165,11 @@ class Fill:
         if self._failure is not None:
             raise self._failure.with_traceback(None)
 
-    def _disagreement(self, offset: int) -> MirrorError | None:
+    def _disagreement(self, offset: int, since: int | None) -> MirrorError | None:
         """Return why a reader that has *offset* bytes cannot go on with other content."""
-        for former in self._formers:
+        if since is None:
+            return None
+        for former in self._formers[since:]:
             if former.differs and offset > former.agreed_bytes:
                 where = f"from byte {former.agreed_bytes} on"
                 return ContentMismatchError(f"{self.digest} was wrong {where}")
