@@ -431,7 +431,7 @@ async def test_a_change_that_nobody_waits_for_is_counted(tmp_path: Path) -> None
                 await asyncio.sleep(0)
             committing.cancel()
             await asyncio.gather(committing, return_exceptions=True)
-        await store.flush()  # behind all that was under way
+        await store.changes.close()  # behind all that was under way
 
         assert store.space.reserved_bytes == store.space.written_bytes == 0
         assert store.space.stored_bytes == store._index.totals.size_bytes
