@@ -19,7 +19,6 @@ from mirror.settings.server import Limits
 from mirror.transfer.bodies import StoredBody
 from mirror.transfer.parts import FilePart
 from mirror.web.exchange import cache_status
-from mirror.web.sending import Pace
 from tests.fakes import faults
 from tests.fakes.clients import Ended, RawClient, compose
 from tests.fakes.content import blob, image
@@ -223,18 +222,6 @@ async def test_a_client_that_takes_nothing_is_let_go(
         assert len(answer.body) < 3 * MIB
     assert line["error"] == "the client took nothing for too long"
     assert line["status"] == 200
-
-
-def test_the_pace_follows_the_client() -> None:
-    pace = Pace()
-    for _ in range(20):
-        pace.took(0.01)
-    assert pace.slice_bytes == 4 * MIB
-    pace.took(0.5)
-    assert pace.slice_bytes == 4 * MIB
-    for _ in range(20):
-        pace.took(5)
-    assert pace.slice_bytes == 64 * 1024
 
 
 # --- what is noted ---------------------------------------------------------------------------
