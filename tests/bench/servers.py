@@ -27,6 +27,7 @@ DISTRIBUTION_MODULE: Final = "github.com/distribution/distribution/v3/cmd/regist
 _PROJECT: Final = Path(__file__).parents[2]
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _QUIET_SECONDS: Final = 0.5
+_RESTLESS_SECONDS: Final = 300
 _POLL_SECONDS: Final = 0.05
 _RSS: Final = re.compile(r"^VmRSS:\s+(\d+) kB", re.MULTILINE)
 
@@ -92,9 +93,16 @@ class Server:
         return sum(_rss_bytes(process) for process in self.processes())
 
     def wait_until_quiet(self) -> None:
-        """Wait until the processes have written nothing for half a second."""
+        """Wait until the processes have written nothing for half a second.
+
+        Raises:
+            TimeoutError: they do not stop writing.
+        """
         before, since = self.written_bytes(), time.monotonic()
+        deadline = since + _RESTLESS_SECONDS
         while time.monotonic() - since < _QUIET_SECONDS:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.name} has been writing for {_RESTLESS_SECONDS} s")
             time.sleep(_POLL_SECONDS)
             now = self.written_bytes()
             if now != before:

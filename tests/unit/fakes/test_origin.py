@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import NoReturn
 
 import aiohttp
 import pytest
 
 from tests.fakes import content, faults
+from tests.fakes.answers import Answer
 from tests.fakes.clients import Ended as ClientEnded
 from tests.fakes.clients import RawClient, compose, fetch, get
 from tests.fakes.registry import FakeRegistry
-from tests.fakes.wire import Ended, Kind
+from tests.fakes.wire import Ended, Kind, Recorded
 
 BLOB = content.blob(1000)
 TARGET = f"/v2/a/blobs/{BLOB.digest}"
@@ -143,9 +145,12 @@ async def test_a_request_without_a_user_agent_may_be_refused(registry: FakeRegis
 
 
 async def test_a_mistake_in_a_fake_is_not_hidden() -> None:
+    def broken(request: Recorded, answer: Answer) -> NoReturn:
+        raise ZeroDivisionError
+
     async def break_it() -> None:
         async with FakeRegistry() as registry:
-            registry.fail(lambda request, answer: 1 / 0)  # type: ignore[arg-type, return-value]
+            registry.fail(broken)
             await get(registry.host, registry.port, "/v2/")
 
     with pytest.raises(ZeroDivisionError):
