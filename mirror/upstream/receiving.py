@@ -27,8 +27,10 @@ WORTH_BYTES: Final = 4 * SLAB_BYTES
 
 _TRICKLE_BYTES: Final = 256 * 1024
 _REST_SECONDS: Final = 0.004
-"""When less than that came at once, the line is the slow one: by not looking for so long,
-several packets are had for one wake-up. Nobody else waits that long for a byte."""
+_REST_MIN_SECONDS: Final = 0.001
+"""When less than that came at once, we are quicker than the line: by not looking for as long as it
+takes for twice as much, several packets are had for one wake-up. Measured where 10 Gbit/s come: to
+rest for 4 ms each time makes a download a fifth slower."""
 
 Piece = bytes | memoryview
 
@@ -119,6 +121,8 @@ class Receiver(asyncio.BufferedProtocol):
         self._transport = transport
         self._former = former
         self._missing_bytes = missing_bytes
+        self._received_bytes = 0
+        self._began_at: float | None = None
         self._filling: _Slab | None = None
         self._waiting: deque[_Slab] = deque()
         self._free: list[_Slab] = []
@@ -145,6 +149,7 @@ class Receiver(asyncio.BufferedProtocol):
             return
         slab.filled_bytes += nbytes
         self._missing_bytes -= nbytes
+        self._received_bytes += nbytes
         if slab.is_full:
             self._filling = None
         if self._missing_bytes == 0:
@@ -229,9 +234,14 @@ class Receiver(asyncio.BufferedProtocol):
             self._tell()  # from now on the other end is waited for, and no longer our disk
 
     def _rest(self) -> None:
-        self._transport.pause_reading()
+        """Leave the line alone until more is worth a look, at the pace it has had so far."""
         loop = asyncio.get_running_loop()
-        self._resting = loop.call_later(self._rest_seconds, self._look_again)
+        if self._began_at is None:
+            self._began_at = loop.time()
+        per_byte_seconds = (loop.time() - self._began_at) / self._received_bytes
+        needed_seconds = max(2 * _TRICKLE_BYTES * per_byte_seconds, _REST_MIN_SECONDS)
+        self._transport.pause_reading()
+        self._resting = loop.call_later(min(needed_seconds, self._rest_seconds), self._look_again)
 
     def _look_again(self) -> None:
         self._resting = None

@@ -283,6 +283,21 @@ async def test_packets_of_a_slow_line_are_had_several_at_a_time() -> None:
     assert _received(await anext(batches)) == _CONTENT[100:200]
 
 
+async def test_a_rest_is_no_longer_than_the_line_needs() -> None:
+    size = receiving.SLAB_BYTES
+    line = _Line(bytes(2 * size))
+    receiver = Receiver(line, asyncio.Protocol(), 2 * size, rest_seconds=60)
+    for quick_bytes in (0, size // 2):
+        if quick_bytes:
+            line.give(receiver, quick_bytes)
+            assert not line.is_paused
+        line.give(receiver, 100)
+        assert line.is_paused
+        async with asyncio.timeout(5):
+            await line.resumed.wait()
+        line.resumed.clear()
+
+
 async def test_a_quick_line_is_not_kept_waiting() -> None:
     size = receiving._TRICKLE_BYTES
     line = _Line(bytes(2 * size))
