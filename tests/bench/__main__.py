@@ -8,7 +8,7 @@ import multiprocessing
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,18 @@ def main() -> int:
         sys.stderr.write(f"bench: missing: {', '.join(missing)}; run tests/bench/install\n")
         return 1
     facts = machine()
-    outcomes = _measured(options)
+    outcomes: list[Outcome] = []
+    for outcome in _measured(options):
+        outcomes.append(outcome)
+        if options.output is not None:  # after each, so that none is lost with those behind it
+            _write(options.output, outcomes, facts)
     sys.stdout.write(f"{promised(outcomes)}\n\n{table(outcomes)}\n")
     sys.stderr.write("".join(f"{name}: {value}\n" for name, value in facts.items()))
-    if options.output is not None:
-        _write(options.output, outcomes, facts)
     return 0
 
 
-def _measured(options: argparse.Namespace) -> list[Outcome]:
+def _measured(options: argparse.Namespace) -> Iterator[Outcome]:
+    """Yield the outcome of each scenario when it is over."""
     spawn = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(dir=options.directory, prefix="mirror-bench-") as directory,
@@ -54,7 +57,8 @@ def _measured(options: argparse.Namespace) -> list[Outcome]:
             rounds=options.rounds,
             size_bytes=options.size * 10**6,
         )
-        return [SCENARIOS[name](stage) for name in options.scenario or SCENARIOS]
+        for name in options.scenario or SCENARIOS:
+            yield SCENARIOS[name](stage)
 
 
 def _write(folder: Path, outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> None:

@@ -155,6 +155,7 @@ def _cold(
 ) -> Outcome:
     def measure(starting: Starting) -> Sample:
         with starting() as server:
+            stage.warm_memory()
             cpu_before, sent_before = server.cpu_seconds(), stage.origin.written_bytes()
             done = stage.download(stage.blob.url(server), clients)
             # docker-registry goes on storing when its client has everything.
@@ -181,6 +182,7 @@ def many_blobs(stage: Stage) -> Outcome:
 
     def measure(starting: Starting) -> Sample:
         with starting() as server:
+            stage.warm_memory()
             before, sent_before = server.cpu_seconds(), stage.origin.written_bytes()
             urls = [blob.url(server) for blob in stage.many]
             done = stage.clients.submit(client.download_all, urls).result()
@@ -208,6 +210,7 @@ def mixed(stage: Stage) -> Outcome:
         with starting() as server:
             stage.clients.submit(client.download_all, [b.url(server) for b in warm]).result()
             server.wait_until_quiet()
+            stage.warm_memory()
             before = server.cpu_seconds()
             urls = [blob.url(server) for blob in chosen]
             done = stage.clients.submit(client.download_all, urls).result()

@@ -22,6 +22,7 @@ REPOSITORY: Final = "library/bench"
 SMALL_BYTES: Final = 2048
 MANY: Final = 200
 MANY_BYTES: Final = 1_000_000
+_PIECE_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,28 @@ class Stage:
         if got != blob.digest:
             raise client.ClientError(f"{server.name} sent {got}")
 
+    def warm_memory(self) -> None:
+        """Use as much memory for the kernel's cache as what follows will, and give it back.
+
+        A virtual machine gives memory that nobody uses back to its host, block by block. Who gets
+        such a block next pays seven times for it, and which server that is is mere chance.
+        """
+        scratch, piece = self.directory(), bytes(_PIECE_BYTES)
+        with scratch.open("wb", buffering=0) as file:
+            for _ in range(3 * self.blob.size_bytes // (2 * _PIECE_BYTES)):
+                file.write(piece)
+        scratch.unlink()
+
     def take_turns(
         self, name: str, what: str, turns: Mapping[str, Callable[[], Sample]], rounds: int = 0
     ) -> Outcome:
-        """Measure each in turn, and all of them in every round."""
+        """Measure each in turn, and all of them in every round; each round begins with another."""
         samples: dict[str, list[Sample]] = {server: [] for server in turns}
         rounds = rounds or self.rounds
         for number in range(rounds):
-            for server, measure in turns.items():
+            first = number % len(turns)
+            order = [*turns.items()][first:] + [*turns.items()][:first]
+            for server, measure in order:
                 load = os.getloadavg()[0]
                 sys.stderr.write(f"{name}: {number + 1} of {rounds}, {server}; load {load:.1f}\n")
                 samples[server].append(measure())
