@@ -54,7 +54,7 @@ class Front:
         self._sockets = sockets
         self._listener = listener
         recorder = Ledger(tools.metrics, past, tools.traffic)
-        self._options = registry_options(recorder)
+        self._options = registry_options(services.registry, recorder)
         self._runner = registry_runner(services.registry, settings.server)
         self._key = services.fingerprints.key
         self.team: Team | None = None

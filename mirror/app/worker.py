@@ -177,7 +177,7 @@ class Worker:
             listener = Listener("registry", view.server.limits, self._metrics)
             listener.secure(view.server.tls, "server.tls", self._pools.admin)
             runner = registry_runner(self._api, view.server)
-            options = registry_options(self._reporter)
+            options = registry_options(self._api, self._reporter)
             await listener.serve(stack, runner, self._listening, **options)
             self._line.tell(messages.Ready())
             await self._until(self._drain)

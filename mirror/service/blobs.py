@@ -71,6 +71,22 @@ class Blobs:
         except TimeoutError:
             raise self._too_late(repository, digest, scope) from None
 
+    def at_hand(self, repository: Repository, digest: Digest) -> bytes | None:
+        """Return a small blob that ``open`` would as a mere hit, if nothing is waited for."""
+        if not self._policies.allows(repository):
+            return None
+        scope = self._upstreams.scope(repository)
+        link = self._store.facts.link_at_hand(repository, digest, LinkKind.BLOB)
+        row = self._store.facts.object_at_hand(digest)
+        if not _counts(link, scope) or row is None:
+            return None
+        if not row.visible_in(scope, ANONYMOUS_SCOPE):
+            return None
+        content = self._small.peek(digest)
+        if content is not None:
+            self._store.touch(digest)
+        return content
+
     async def size_bytes(self, repository: Repository, digest: Digest) -> tuple[int | None, Served]:
         """Return the size of a blob without fetching it; raises as ``open`` does."""
         self._policies.check(repository)

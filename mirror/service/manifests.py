@@ -96,6 +96,20 @@ class Manifests:
             )
             raise
 
+    def at_hand(self, repository: Repository, digest: Digest) -> Manifest | None:
+        """Return what ``resolve`` would as a mere hit, if nothing has to be waited for."""
+        if self._upstreams.of(repository).silent_seconds > _SEEN_ALIVE_SECONDS:
+            return None  # what it refers to has to be looked for
+        if not self._policies.allows(repository):
+            return None
+        if self._missing.peek(self._key(repository, digest)) is not None:
+            return None
+        scope = self._scope(repository)
+        link = self._store.facts.link_at_hand(repository, digest, LinkKind.MANIFEST)
+        if link is None or not (link.answered_at or scope == ANONYMOUS_SCOPE):
+            return None
+        return self._store.manifest_at_hand(repository, digest, scope)
+
     async def close(self) -> None:
         """Stop asking upstreams."""
         await self._flights.close()

@@ -1,11 +1,14 @@
 """What the configuration says of a repository."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from mirror.domain.errors import DeniedError
 from mirror.domain.freshness import IMMUTABLE, Lifetime, TagRule, matches, tag_lifetime_seconds
 from mirror.domain.names import Repository, Tag
 from mirror.settings import Policy, Upstream
+
+_ALLOWED_MAX: Final = 4096
 
 
 class Policies:
@@ -17,6 +20,7 @@ class Policies:
     def reload(self, upstreams: Mapping[str, Upstream]) -> None:
         """Go over to the policies of a new configuration."""
         self._policies = {name: upstream.policy for name, upstream in upstreams.items()}
+        self._allowed: set[Repository] = set()
         self._rules = {name: _rules(policy) for name, policy in self._policies.items()}
         self.verifying = frozenset(
             name for name, policy in self._policies.items() if policy.access == "verify"
@@ -42,14 +46,23 @@ class Policies:
                 return f"policy.tag_rules {rule.pattern}"
         return "policy.tag_ttl"
 
+    def allows(self, repository: Repository) -> bool:
+        """Return whether ``check`` has let a repository pass under this configuration."""
+        return repository in self._allowed
+
     def check(self, repository: Repository) -> None:
         """Raise DeniedError unless the configuration lets the repository be pulled."""
+        if repository in self._allowed:
+            return
         policy = self.of(repository)
         if policy.mode == "deny":
             raise DeniedError(f"{repository.upstream} is not mirrored here (policy.mode: deny)")
         names = (repository.name, str(repository))
         if _any(policy.deny, names) or not _any(policy.allow, names):
             raise DeniedError(f"{repository} is not mirrored here (policy.allow, policy.deny)")
+        if len(self._allowed) >= _ALLOWED_MAX:
+            self._allowed.clear()
+        self._allowed.add(repository)
 
     def tag(self, repository: Repository, tag: Tag) -> Lifetime:
         """Return for how long a tag may be used."""

@@ -33,12 +33,20 @@ class ManifestSource(Protocol):
         """Return the manifest that a reference means now; raises MirrorError."""
         ...
 
+    def at_hand(self, repository: Repository, digest: Digest) -> Manifest | None:
+        """Return what ``resolve`` would as a mere hit, if nothing has to be waited for."""
+        ...
+
 
 class BlobSource(Protocol):
     """Has blobs."""
 
     async def open(self, repository: Repository, digest: Digest) -> tuple[Body, Served]:
         """Return a body, which the caller closes; raises MirrorError."""
+        ...
+
+    def at_hand(self, repository: Repository, digest: Digest) -> bytes | None:
+        """Return a small blob that ``open`` would as a mere hit, if nothing is waited for."""
         ...
 
     async def size_bytes(self, repository: Repository, digest: Digest) -> tuple[int | None, Served]:

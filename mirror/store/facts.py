@@ -42,6 +42,18 @@ class Facts:
         """Return whether, and on whose word, a repository has an object."""
         return await self._get(link_key(repository, digest, kind), LinkRow)
 
+    def link_at_hand(
+        self, repository: Repository, digest: Digest, kind: LinkKind
+    ) -> LinkRow | None:
+        """Return what ``link`` does, if that is in memory."""
+        found = self._recent.peek(link_key(repository, digest, kind))
+        return found if isinstance(found, LinkRow) else None
+
+    def object_at_hand(self, digest: Digest) -> ObjectRow | None:
+        """Return what ``object`` does, if that is in memory."""
+        found = self._recent.peek(object_key(str(digest)))
+        return found if isinstance(found, ObjectRow) else None
+
     async def about(
         self, repository: Repository, digest: Digest, kind: LinkKind
     ) -> tuple[LinkRow | None, ObjectRow | None]:

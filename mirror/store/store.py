@@ -85,7 +85,6 @@ class Store:
         self._clock = clock
         self._uses = Uses(clock)
         self.pins = Pins(self._layout, self.refs)
-        self._indexes: list[tuple[Repository, str, Manifest]] = []
         self._manifests: Recent[Manifest] = Recent(
             tier, "manifest", lambda manifest: 2 * manifest.size_bytes + 1000
         )
@@ -138,16 +137,21 @@ class Store:
         manifest = self._manifests.peek((repository, digest))
         if manifest is None:
             manifest = await self._load_manifest(repository, digest, scope)
-        if manifest is not None and self._uses.touch(digest):
-            if is_index(manifest.media_type):
-                self._indexes.append((repository, scope, manifest))
-            else:
-                self._touch_linked(manifest)
+        if manifest is not None:
+            self._uses.touch_manifest(repository, manifest, scope)
         return manifest
 
-    def _touch_linked(self, manifest: Manifest) -> None:
-        for link in manifest.links:
-            self._uses.touch_linked(link.digest)
+    def manifest_at_hand(
+        self, repository: Repository, digest: Digest, scope: str
+    ) -> Manifest | None:
+        """Return what ``manifest`` does, if that is in memory."""
+        row = self.facts.object_at_hand(digest)
+        if row is None or not row.visible_in(scope, ANONYMOUS_SCOPE):
+            return None
+        manifest = self._manifests.peek((repository, digest))
+        if manifest is not None:
+            self._uses.touch_manifest(repository, manifest, scope)
+        return manifest
 
     async def has(self, digest: Digest, scope: str) -> bool:
         """Return whether an object is here and visible in *scope*."""
@@ -385,14 +389,12 @@ class Store:
 
         A node that has the layers asks for the index only (trap 24).
         """
-        indexes, self._indexes = self._indexes, []
-        for repository, scope, index in indexes:
+        for repository, scope, index in self._uses.take_indexes():
             for child in index.links:
                 with suppress(MirrorError):
                     image = await self.manifest(repository, child.digest, scope)
                     if image is not None:
-                        self._uses.touch_linked(child.digest)
-                        self._touch_linked(image)
+                        self._uses.touch_linked(image, child.digest)
         uses = self._uses.take_pending()
         if uses:
             await self._pools.index_write.run(self._index.touch, uses)

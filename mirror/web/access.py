@@ -5,6 +5,7 @@ aiohttp's access logger is the place: it runs when the last byte is out.
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
@@ -26,36 +27,52 @@ def access_logger(recorder: Recorder) -> type[AbstractAccessLogger]:
         def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
             """Record that *request* was answered, *time* seconds after its head came."""
             facts = facts_of(request)
-            recorder.record(_past(request, response, time, facts))
-            fields = _fields(request, response, time, facts)
+            past, more = _past(request, response, time, facts), _more(request, facts)
             if facts.cut:
-                line(_ROOM, logging.WARNING, "answer cut short", fields)
+                note(recorder, past, more, logging.WARNING, "answer cut short")
             elif facts.left:
-                line(_ROOM, logging.INFO, "client left", fields)
+                note(recorder, past, more, logging.INFO, "client left")
             else:
-                line(_ROOM, logging.INFO, "request", fields)
+                note(recorder, past, more)
 
     return AccessLog
 
 
-def _fields(
-    request: web.BaseRequest, response: web.StreamResponse, seconds: float, facts: Facts
-) -> dict[str, object]:
+def note(
+    recorder: Recorder,
+    past: PastRequest,
+    more: Mapping[str, object],
+    level: int = logging.INFO,
+    event: str = "request",
+) -> None:
+    """Record that a request was answered, and say so in the log, with *more* that is clean."""
+    recorder.record(past)
     # Names have been checked against their grammar; what clients may write freely is cleaned.
     fields: dict[str, object] = {
-        "request_id": facts.request_id,
-        "client": request.remote,
-        "method": request.method,
-        "status": response.status,
-        "kind": facts.kind.value,
-        "upstream": facts.upstream,
-        "repository": facts.repository,
-        "reference": facts.reference,
-        "result": facts.result.value,
-        "sent_bytes": facts.sent_bytes,
-        "seconds": round(seconds, 6),
-        "user_agent": clean(request.headers.get("User-Agent", "")[:200]),
+        "request_id": past.request_id,
+        "client": past.client,
+        "method": past.method,
+        "status": past.status,
+        "kind": past.kind,
+        "upstream": past.upstream,
+        "repository": past.repository,
+        "reference": past.reference,
+        "result": past.result,
+        "sent_bytes": past.sent_bytes,
+        "seconds": past.seconds,
+        **more,
     }
+    line(_ROOM, level, event, fields)
+
+
+def of_client(request: web.BaseRequest) -> dict[str, object]:
+    """Return what the log says of a client that may write what it likes."""
+    return {"user_agent": clean(request.headers.get("User-Agent", "")[:200])}
+
+
+def _more(request: web.BaseRequest, facts: Facts) -> dict[str, object]:
+    """Return what the log says beside what every request has."""
+    fields = of_client(request)
     if facts.trail.endpoint:
         fields |= {"endpoint": facts.trail.endpoint, "pulls": facts.trail.pulls}
     if facts.identity is not None:

@@ -14,7 +14,11 @@ from mirror.web.errors import error_body
 from mirror.web.exchange import Facts, error_status
 from mirror.web.ready import Ready, fits
 
-_API_VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
+ALWAYS: Final = {
+    "Docker-Distribution-API-Version": "registry/2.0",
+    "Server": "mirror",  # and not the versions of Python and aiohttp
+}
+"""What every answer carries, beside the number of its request."""
 
 
 def small(
@@ -88,11 +92,7 @@ def unsatisfiable(
 
 def common(facts: Facts) -> dict[str, str]:
     """Return what every answer carries."""
-    return {
-        _API_VERSION[0]: _API_VERSION[1],
-        "X-Request-Id": facts.request_id,
-        "Server": "mirror",  # and not the versions of Python and aiohttp
-    }
+    return {**ALWAYS, "X-Request-Id": facts.request_id}
 
 
 def identity(digest: Digest) -> dict[str, str]:

@@ -20,6 +20,7 @@ from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
 from mirror.settings import Limits
 from mirror.web.encrypting import lendable
+from mirror.web.heads import is_one_head
 
 _BACKLOG: Final = 1024
 _FIELD_MAX_BYTES: Final = 32 * 1024
@@ -35,17 +36,43 @@ _LOOK_SECONDS: Final = 1.0
 _log = get_logger("web")
 
 
+AtOnce = Callable[["Connection", bytes], bool]
+"""Answers what came on a connection that waits for a request, and tells whether it did."""
+
+
 class Connection(web.RequestHandler):
     """One connection whose client may ask."""
 
-    __slots__ = ("_gate", "_head_began", "_head_bytes", "_untaken", "certificate", "client")
+    __slots__ = (
+        "_at_once",
+        "_gate",
+        "_head_began",
+        "_head_bytes",
+        "_is_aligned",
+        "_untaken",
+        "certificate",
+        "client",
+        "head",
+        "peer",
+    )
 
     def __init__(
-        self, gate: "Gate", client: str, server: web.Server, options: dict[str, Any]
+        self,
+        gate: "Gate",
+        client: str,
+        server: web.Server,
+        options: dict[str, Any],
+        at_once: "AtOnce | None" = None,
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self._gate = gate
+        self._at_once = at_once
+        self._is_aligned = True
         self.client = client
+        self.peer = ""
+        """The address of the client, or of a proxy before it."""
+        self.head: bytes | None = None
+        """The request that is being answered, as it came; ``None``: it did not come by itself."""
         self._head_began: float | None = None
         self._head_bytes = 0
         self._untaken: tuple[int, float] | None = None
@@ -55,15 +82,22 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: the handshake is over."""
         self.certificate = ClientCertificate.read(transport.get_extra_info("peercert"))
+        self.peer = (transport.get_extra_info("peername") or ("",))[0]
         if isinstance(transport, asyncio.Transport) and transport.get_extra_info("sslcontext"):
             transport.set_write_buffer_limits(high=_SENDING_BYTES, low=0)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and note whether it leaves the head of a request unfinished."""
+        is_free = self._is_aligned and self._waits() and not self._force_close
+        if is_free and self._at_once is not None and self._at_once(self, data):
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            return
+        # Once a request came in pieces, or with more, only aiohttp knows where the next one begins.
+        self._is_aligned = self._is_aligned and is_one_head(data)
+        self.head = data if is_free and self._is_aligned else None
         super().data_received(data)
-        waiter = self._waiter  # aiohttp's only sign that it waits for a head
-        if waiter is None or waiter.done():
+        if not self._waits():
             self._head_began = None
             return
         if self._head_began is None:
@@ -74,6 +108,10 @@ class Connection(web.RequestHandler):
             if self.transport is not None:
                 self.transport.write(_TOO_LARGE)
             self.force_close()
+
+    def _waits(self) -> bool:
+        """Tell whether a head is waited for: aiohttp has no other sign of it."""
+        return self._waiter is not None and not self._waiter.done()
 
     def is_late(self, since: float) -> bool:
         """Tell whether the head of a request began before a moment and is still unfinished."""
@@ -203,9 +241,14 @@ class Gate:
         self,
         runner: web.ServerRunner | web.AppRunner,
         listening: socket.socket,
+        *,
+        at_once: "AtOnce | None" = None,
         **options: Any,  # noqa: ANN401 -- of aiohttp's RequestHandler
     ) -> web.BaseSite:
-        """Accept connections for a server that has been set up; its clean-up ends that."""
+        """Accept connections for a server that has been set up; its clean-up ends that.
+
+        What *at_once* has an answer to does not get to the server.
+        """
         server = runner.server
         assert server is not None  # noqa: S101 -- it has been set up
         fields: dict[str, Any] = {
@@ -213,7 +256,7 @@ class Gate:
             "max_field_size": _FIELD_MAX_BYTES,
         }
         fields |= {"keepalive_timeout": self.limits.idle_seconds, **options}
-        self._make = lambda client: Connection(self, client, server, fields)
+        self._make = lambda client: Connection(self, client, server, fields, at_once)
         site = _Site(runner, listening, self)
         await site.start()
         return site

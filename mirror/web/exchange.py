@@ -62,6 +62,11 @@ class Facts:
         self.first_byte_seconds = time.monotonic() - self.started
 
 
+def new_request_id() -> str:
+    """Return the name of a request whose client gave it none."""
+    return f"{_PROCESS}{next(_numbers):08x}"
+
+
 FACTS: Final = web.RequestKey("facts", Facts)
 
 
@@ -70,7 +75,7 @@ def facts_of(request: web.BaseRequest) -> Facts:
     facts = request.get(FACTS)
     if facts is None:
         given = request.headers.get("X-Request-Id", "")
-        facts = Facts(given if _REQUEST_ID.fullmatch(given) else f"{_PROCESS}{next(_numbers):08x}")
+        facts = Facts(given if _REQUEST_ID.fullmatch(given) else new_request_id())
         if isinstance(request.protocol, Connection):
             facts.certificate = request.protocol.certificate
         request[FACTS] = facts

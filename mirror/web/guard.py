@@ -98,6 +98,10 @@ class Guard:
         else:
             await self._puller(request, facts, terms, repository)
 
+    def is_for_all(self, repository: Repository) -> bool:
+        """Return whether ``admit`` lets everybody pull from a repository, whatever is shown."""
+        return self.terms.is_open and repository.upstream not in self._verifier.upstreams
+
     def viewer(self, identity: Identity | None) -> Viewer:
         """Return whose eyes a caller who has been let in sees the catalogue with."""
         rules = None if self.terms.is_open else self.terms.rules

@@ -27,11 +27,7 @@ class Ready(web.StreamResponse):
             ValueError: a header holds what would end its line.
         """
         super().__init__(status=status)
-        if not "".join(headers.values()).isprintable():
-            raise ValueError("a header with control characters")
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        start = f"HTTP/1.1 {status} {_REASONS[status]}\r\n"
-        head = f"{start}{lines}Date: {_date()}\r\n\r\n"
+        head = f"{lines(status, headers)}Date: {date()}\r\n\r\n"
         self._bytes = head.encode("latin-1", "replace") + body
         self._keep_alive = True
 
@@ -53,6 +49,18 @@ class Ready(web.StreamResponse):
         await writer.drain()
 
 
+def lines(status: int, headers: Mapping[str, str]) -> str:
+    """Return the head of an answer but for its end.
+
+    Raises:
+        ValueError: a header holds what would end its line.
+    """
+    if not "".join(headers.values()).isprintable():
+        raise ValueError("a header with control characters")
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return f"HTTP/1.1 {status} {_REASONS[status]}\r\n{fields}"
+
+
 def fits(request: web.BaseRequest) -> bool:
     """Return whether an answer to this request may be a ``Ready`` one."""
     return request.version == HttpVersion11 and request.keep_alive
@@ -72,4 +80,4 @@ class _Date:
         return self._text
 
 
-_date: Final = _Date()
+date: Final = _Date()

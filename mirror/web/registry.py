@@ -27,10 +27,11 @@ from mirror.web import answers
 from mirror.web.errors import code_of, error_headers, status_of
 from mirror.web.exchange import Facts, facts_of, served_headers
 from mirror.web.guard import TOKEN_PATH, Guard, GuardTerms
+from mirror.web.ready import Ready
+from mirror.web.repeats import BLOB_TYPE, Repeats
 from mirror.web.sending import Sender
 from mirror.web.token_endpoint import issue
 
-_BLOB_TYPE: Final = "application/octet-stream"
 _YEAR: Final = "max-age=31536000, immutable"
 _AT_ONCE_BYTES: Final = 64 * 1024
 """A larger answer waits for its client, so it goes where waiting has a limit."""
@@ -63,6 +64,7 @@ class RegistryApi:
         self.catalog_is_open = catalog
         self._policies = policies
         self._routes = Routes()
+        self.repeats = Repeats(table=table, manifests=manifests, blobs=blobs, guard=guard)
         self._handlers: dict[Kind, Handler] = {
             Kind.PING: self._ping,
             Kind.MANIFEST: self._manifest,
@@ -149,14 +151,14 @@ class RegistryApi:
             **served_headers(served),
             **answers.namespace(route),
         }
-        return await self._content(request, facts, headers, manifest.content)
+        return await self._content(request, route, facts, headers, manifest.content)
 
     async def _blob(
         self, request: web.BaseRequest, route: Route, facts: Facts
     ) -> web.StreamResponse:
         repository, digest = _repository(route), _digest(route)
         headers = {
-            "Content-Type": _BLOB_TYPE,
+            "Content-Type": BLOB_TYPE,
             "Accept-Ranges": "bytes",
             "Cache-Control": _YEAR,
             **answers.identity(digest),
@@ -173,7 +175,7 @@ class RegistryApi:
         facts.result = served.result
         headers |= served_headers(served)
         if isinstance(body, ReadyBody):
-            return await self._content(request, facts, headers, body.content)
+            return await self._content(request, route, facts, headers, body.content)
         try:
             return await self._send_blob(request, facts, headers, body)
         finally:
@@ -195,7 +197,12 @@ class RegistryApi:
         return response
 
     async def _content(
-        self, request: web.BaseRequest, facts: Facts, headers: dict[str, str], content: bytes
+        self,
+        request: web.BaseRequest,
+        route: Route,
+        facts: Facts,
+        headers: dict[str, str],
+        content: bytes,
     ) -> web.StreamResponse:
         """Answer with the conditions and ranges that blobs have, too."""
         if answers.has_already(request, headers["Docker-Content-Digest"]):
@@ -204,7 +211,10 @@ class RegistryApi:
         if isinstance(span, Unsatisfiable):
             return answers.unsatisfiable(request, facts, headers, len(content))
         if span is None:
-            return await self._whole(request, facts, 200, headers, content)
+            response = await self._whole(request, facts, 200, headers, content)
+            if isinstance(response, Ready):
+                self.repeats.learn(request, route, headers, len(content))
+            return response
         headers["Content-Range"] = span.content_range(len(content))
         return await self._whole(request, facts, 206, headers, content[span.start : span.stop])
 

@@ -16,6 +16,7 @@ from mirror.domain.pages import Query
 from mirror.domain.ranges import Span
 from mirror.domain.routing import Kind
 from mirror.observe import tracing
+from mirror.observe.metrics import Result
 from mirror.runtime import via
 from mirror.runtime.acting import Caller, acting_for
 from mirror.service.ports import Listing
@@ -26,6 +27,7 @@ from mirror.workers.line import Asking, Line, note
 from mirror.workers.memory import Memory
 
 _ENTRY_BYTES: Final = 1000
+_HIT: Final = Served(Result.HIT)
 
 
 class RemoteManifests:
@@ -60,6 +62,11 @@ class RemoteManifests:
         self._memory.put(key, manifest, found.served, found.keep_seconds, size_bytes)
         return manifest, found.served
 
+    def at_hand(self, repository: Repository, digest: Digest) -> Manifest | None:
+        """Return what ``resolve`` would as a mere hit, without asking."""
+        kept = self._memory.get((repository, digest, acting_for(repository.upstream)))
+        return kept[0] if kept is not None and kept[1] == _HIT else None
+
 
 class RemoteBlobs:
     """Blobs of the main process."""
@@ -88,6 +95,11 @@ class RemoteBlobs:
         if found.size_bytes is None:
             raise TypeError("a file that is all of a blob has a length")
         return FileBody(file, found.size_bytes), found.served
+
+    def at_hand(self, repository: Repository, digest: Digest) -> bytes | None:
+        """Return a small blob that ``open`` would as a mere hit, without asking."""
+        kept = self._memory.get((repository, digest, acting_for(repository.upstream)))
+        return kept[0] if kept is not None and kept[1] == _HIT else None
 
     async def size_bytes(self, repository: Repository, digest: Digest) -> tuple[int | None, Served]:
         """Return the size of a blob without fetching it; raises as the main process does."""

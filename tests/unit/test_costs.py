@@ -8,6 +8,7 @@ from types import FrameType
 import pytest
 
 import mirror as package
+from tests.fakes.clients import RawClient, compose
 from tests.fakes.content import blob, image
 from tests.fakes.registry import FakeRegistry
 from tests.harness import Mirror
@@ -51,6 +52,30 @@ async def test_a_hit_takes_few_calls_of_ours(hot: Mirror, path: str, most: int) 
         sys.setprofile(None)
     per_hit = calls.total() / _TIMES
     assert 10 < per_hit < most, calls.most_common(20)
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [(manifest_path(IMAGE.digest), 60), (blob_path(IMAGE.blobs[0].digest), 50)],
+    ids=["manifest by digest", "small blob"],
+)
+async def test_the_same_hit_again_takes_fewer(hot: Mirror, path: str, most: int) -> None:
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(_OURS):
+            calls[frame.f_code.co_qualname] += 1
+
+    async with await RawClient.connect(hot.host, hot.port) as client:
+        for turn in range(3 + _TIMES):
+            if turn == 3:
+                sys.setprofile(count)
+            await client.send(compose(path))
+            assert (await client.answer()).status == 200
+        sys.setprofile(None)
+    per_hit = calls.total() / _TIMES
+    assert 5 < per_hit < most, calls.most_common(20)
+    assert calls["RegistryApi.handle"] == 0
 
 
 async def test_a_small_miss_wakes_few_threads(mirror: Mirror, upstream: FakeRegistry) -> None:
