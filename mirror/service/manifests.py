@@ -102,9 +102,9 @@ class Manifests:
             return None  # what it refers to has to be looked for
         if not self._policies.allows(repository):
             return None
-        if self._missing.peek(self._key(repository, digest)) is not None:
-            return None
         scope = self._scope(repository)
+        if self._missing.peek((scope, repository, digest)) is not None:
+            return None
         link = self._store.facts.link_at_hand(repository, digest, LinkKind.MANIFEST)
         if link is None or not (link.answered_at or scope == ANONYMOUS_SCOPE):
             return None

@@ -282,6 +282,8 @@ async def test_trap_03_a_download_that_nobody_reads(
         async with mirror.session.get(mirror.url + path(pushed.digest)) as response:
             await response.content.readexactly(1000)
             await gate.reached.wait()
+            [fill] = mirror.up.fills.all()
+            await fill.beyond(2 * MIB - 1, limit_seconds=5)
             response.close()
         if abandon == "finish":
             gate.release()

@@ -237,7 +237,8 @@ async def test_while_we_take_nothing_it_is_not_upstream_that_is_silent() -> None
     assert not coming.done()
     lent[0].release()
     line.give(receiver, SMALL)
-    assert _received(await coming) == _CONTENT[4 * SMALL : 5 * SMALL]
+    lent.append(await coming)
+    assert _received(lent[-1]) == _CONTENT[SLABS_MAX * SMALL : (SLABS_MAX + 1) * SMALL]
     for batch in lent[1:]:
         batch.release()
     with pytest.raises(UpstreamTimeoutError):
