@@ -20,7 +20,7 @@ from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
 from mirror.settings import Limits
 from mirror.web.encrypting import lendable
-from mirror.web.heads import is_one_head
+from mirror.web.heads import HEAD_MAX_BYTES, is_one_head
 
 _BACKLOG: Final = 1024
 _FIELD_MAX_BYTES: Final = 32 * 1024
@@ -72,7 +72,7 @@ class Connection(web.RequestHandler):
         self.peer = ""
         """The address of the client, or of a proxy before it."""
         self.head: bytes | None = None
-        """The request that is being answered, as it came; ``None``: it did not come by itself."""
+        """The request that is being answered, as it came; ``None``: not by itself, or too long."""
         self._head_began: float | None = None
         self._head_bytes = 0
         self._untaken: tuple[int, float] | None = None
@@ -95,7 +95,8 @@ class Connection(web.RequestHandler):
             return
         # Once a request came in pieces, or with more, only aiohttp knows where the next one begins.
         self._is_aligned = self._is_aligned and is_one_head(data)
-        self.head = data if is_free and self._is_aligned else None
+        is_known = is_free and self._is_aligned and len(data) <= HEAD_MAX_BYTES
+        self.head = data if is_known else None
         super().data_received(data)
         if not self._waits():
             self._head_began = None

@@ -12,7 +12,7 @@ from aiohttp import web
 from mirror.domain.access import Identity
 from mirror.domain.certificates import ClientCertificate
 from mirror.domain.errors import ErrorCode
-from mirror.domain.routing import Kind
+from mirror.domain.routing import Kind, Table
 from mirror.observe.metrics import Result
 from mirror.runtime.trail import Trail
 from mirror.service.served import Served
@@ -50,6 +50,8 @@ class Facts:
     error: str = ""
     cut: bool = False
     """The connection was closed before the announced end."""
+    table: Table | None = None
+    """What its route was found in."""
     trail: Trail = field(default_factory=Trail)
     """What it made upstream do."""
     left: bool = False

@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+HEAD_MAX_BYTES: Final = 2048
+"""Longer heads are not remembered."""
 _MORE: Final = re.compile(
     rb"[\r\n][ \t]*(?:content-length|transfer-encoding|upgrade|expect)", re.IGNORECASE
 )

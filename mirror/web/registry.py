@@ -107,7 +107,8 @@ class RegistryApi:
             raise LoopError
         via.incoming.set(chain)
         facts.trail = trail.begin()
-        route = self._routes.of(self._table(), path, query, request.headers.get(hdrs.HOST, ""))
+        table = facts.table = self._table()
+        route = self._routes.of(table, path, query, request.headers.get(hdrs.HOST, ""))
         facts.kind = route.kind
         if route.repository is not None:
             facts.upstream, facts.repository = route.repository.upstream, route.repository.name
@@ -213,7 +214,7 @@ class RegistryApi:
         if span is None:
             response = await self._whole(request, facts, 200, headers, content)
             if isinstance(response, Ready):
-                self.repeats.learn(request, route, headers, len(content))
+                self.repeats.learn(request, route, facts.table, headers, len(content))
             return response
         headers["Content-Range"] = span.content_range(len(content))
         return await self._whole(request, facts, 206, headers, content[span.start : span.stop])

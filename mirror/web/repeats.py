@@ -20,6 +20,7 @@ from mirror.domain.names import Digest
 from mirror.domain.routing import Kind, Route, Table
 from mirror.observe.metrics import Result
 from mirror.observe.requests import PastRequest, Recorder
+from mirror.runtime.acting import act_as
 from mirror.service.ports import BlobSource, ManifestSource
 from mirror.service.served import Served
 from mirror.web.access import note, of_client
@@ -31,7 +32,6 @@ from mirror.web.ready import date, lines
 
 BLOB_TYPE: Final = "application/octet-stream"
 _KNOWN_MAX: Final = 1024
-_HEAD_MAX_BYTES: Final = 2048
 _PLAIN: Final = frozenset({"host", "user-agent", "accept", "accept-encoding", "connection"})
 """Headers that have no say in the answer, or the same one each time."""
 _HIT: Final = cache_status(Served(Result.HIT))
@@ -73,18 +73,28 @@ class Repeats:
         self._known: dict[bytes, _Known] = {}
 
     def learn(
-        self, request: web.BaseRequest, route: Route, headers: dict[str, str], length_bytes: int
+        self,
+        request: web.BaseRequest,
+        route: Route,
+        table: Table | None,
+        headers: dict[str, str],
+        length_bytes: int,
     ) -> None:
-        """Remember a request that has a ``Ready`` answer of such *headers* and length."""
+        """Remember a request that has a ``Ready`` answer of such *headers* and length.
+
+        *table* is where its route was found.
+        """
+        if table is None or table is not self._table():
+            return  # the configuration is another one meanwhile
         head = request.protocol.head if isinstance(request.protocol, Connection) else None
-        if head is None or route.repository is None or not _is_plain(request, route, head):
+        if head is None or route.repository is None or not _is_plain(request, route):
             return
         if headers["Cache-Status"] != _HIT or self._at_hand(route) is None:
             return
         while len(self._known) >= _KNOWN_MAX:
             del self._known[next(iter(self._known))]
         self._known[head] = _Known(
-            table=self._table(),
+            table=table,
             route=route,
             media_type=headers["Content-Type"],
             length_bytes=length_bytes,
@@ -104,6 +114,7 @@ class Repeats:
         transport, began = connection.transport, time.monotonic()
         if transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return False  # a client that takes nothing has to be waited for
+        act_as(None)  # this is nobody's task, and a connection may have had another caller
         content = self._content(known)
         if content is None:
             del self._known[data]
@@ -155,10 +166,9 @@ class Repeats:
         return None if manifest is None else (manifest.media_type, manifest.content)
 
 
-def _is_plain(request: web.BaseRequest, route: Route, head: bytes) -> bool:
+def _is_plain(request: web.BaseRequest, route: Route) -> bool:
     return (
         request.method == "GET"
-        and len(head) <= _HEAD_MAX_BYTES
         and isinstance(route.reference, Digest)  # what a tag means has its time
         and _PLAIN.issuperset(map(str.lower, request.headers))
     )
