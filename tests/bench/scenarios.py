@@ -13,7 +13,7 @@ from typing import Final
 from tests.bench import client, growth, lag, pulls, secured, workers
 from tests.bench.report import Outcome, Sample
 from tests.bench.requests import CONNECTIONS, requests, tool
-from tests.bench.servers import Server
+from tests.bench.servers import Server, registry
 from tests.bench.stage import GB, Blob, Scenario, Stage, Starting, cached, caches
 from tests.e2e import oci
 from tests.e2e.loop_thread import LoopThread
@@ -132,6 +132,14 @@ def cold_blob(stage: Stage) -> Outcome:
     return _cold(stage, "cold-blob", 1, caches(stage))
 
 
+def cold_blob_tls(stage: Stage) -> Outcome:
+    """Return how long one client waits where both sides are TLS: its own, and upstream's."""
+    sealed = registry(stage.directory(), storage=stage.storage, certificate=stage.certificate)
+    with sealed as origin:
+        kinds = caches(stage, origin.url, is_secure=True)
+        return _cold(stage, "cold-blob-tls", 1, kinds, "TLS on both sides", origin=origin)
+
+
 def cold_herd(stage: Stage) -> Outcome:
     """Return what many clients at once cost upstream, and how long they wait."""
     return _cold(stage, "cold-herd", _COLD_CLIENTS, caches(stage))
@@ -151,17 +159,25 @@ def cold_gigabit(stage: Stage) -> Outcome:
 
 
 def _cold(
-    stage: Stage, name: str, clients: int, kinds: Mapping[str, Starting], more: str = ""
+    stage: Stage,
+    name: str,
+    clients: int,
+    kinds: Mapping[str, Starting],
+    more: str = "",
+    *,
+    origin: Server | None = None,
 ) -> Outcome:
+    origin = origin or stage.origin
+
     def measure(starting: Starting) -> Sample:
         with starting() as server:
             stage.warm_memory()
-            cpu_before, sent_before = server.cpu_seconds(), stage.origin.written_bytes()
+            cpu_before, sent_before = server.cpu_seconds(), origin.written_bytes()
             done = stage.download(stage.blob.url(server), clients)
             # docker-registry goes on storing when its client has everything.
-            stage.origin.wait_until_quiet()
+            origin.wait_until_quiet()
             server.wait_until_quiet()
-            sent_bytes = stage.origin.written_bytes() - sent_before
+            sent_bytes = origin.written_bytes() - sent_before
             cpu_seconds = server.cpu_seconds() - cpu_before
             stage.check(server, stage.blob)
         return {
@@ -244,6 +260,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "cached-manifest": cached_manifest,
     "cached-config": cached_config,
     "cold-blob": cold_blob,
+    "cold-blob-tls": cold_blob_tls,
     "cold-herd": cold_herd,
     "cold-gigabit": cold_gigabit,
     "many-blobs": many_blobs,

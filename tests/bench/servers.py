@@ -152,7 +152,10 @@ def mirror(
     more: Mapping[str, Any] | None = None,
     command: Sequence[str] = (sys.executable, "-m", "mirror"),
 ) -> Server:
-    """Return a mirror of one upstream, with the defaults for all that is not the place."""
+    """Return a mirror of one upstream, with the defaults for all that is not the place.
+
+    With a *certificate* it serves over TLS, and trusts an upstream that has the same.
+    """
     port, admin_port = free_port(), free_port()
     server: dict[str, Any] = {
         "listen": f"127.0.0.1:{port}",
@@ -160,13 +163,15 @@ def mirror(
         "limits": {"per_client": 4096},  # all clients here have one address
         **(more or {}),
     }
+    origin: dict[str, Any] = {"endpoints": [upstream]}
     if certificate is not None:
         server["tls"] = {"certificate": str(certificate.chain), "key": str(certificate.key)}
+        origin["tls"] = {"ca": str(certificate.chain)}
     settings: dict[str, Any] = {
         "server": server,
         "cache": {"directory": str(work / "cache"), "min_free": "1%"},
         "builtin_upstreams": False,
-        "upstreams": {"docker.io": {"endpoints": [upstream]}},
+        "upstreams": {"docker.io": origin},
     }
     return Server(
         MIRROR,
@@ -192,7 +197,8 @@ def registry(
 ) -> Server:
     """Return docker-registry as Debian sets it up, as a proxy if there is an upstream.
 
-    *storage* is that of another one, which this one serves, too. By *name* it is version 3.
+    *storage* is that of another one, which this one serves, too. By *name* it is version 3. With a
+    *certificate* it serves over TLS, and trusts an upstream that has the same.
     """
     port = free_port()
     http: dict[str, Any] = {
@@ -215,10 +221,11 @@ def registry(
     if upstream is not None:
         settings["proxy"] = {"remoteurl": upstream}
     program = "docker-registry" if name == REGISTRY else str(distribution())
+    trust = [] if certificate is None else ["env", f"SSL_CERT_FILE={certificate.chain}"]
     return Server(
         name,
         work,
-        [program, "serve"],
+        [*trust, program, "serve"],
         yaml.safe_dump(settings),
         port,
         is_secure=certificate is not None,
@@ -249,8 +256,17 @@ def nginx_files(
     return _nginx(work, place, certificate)
 
 
-def nginx_cache(work: Path, *, upstream: str) -> Server:
-    """Return nginx as a cache that asks once for what many want."""
+def nginx_cache(work: Path, *, upstream: str, certificate: Certificate | None = None) -> Server:
+    """Return nginx as a cache that asks once for what many want.
+
+    With a *certificate* it serves over TLS, and trusts an upstream that has the same.
+    """
+    trust = ""
+    if certificate is not None:
+        trust = f"""
+      proxy_ssl_verify on;
+      proxy_ssl_trusted_certificate {certificate.chain};
+      proxy_ssl_name localhost;  # it compares no addresses"""
     place = f"""
     location / {{
       proxy_pass {upstream};
@@ -260,9 +276,9 @@ def nginx_cache(work: Path, *, upstream: str) -> Server:
       proxy_cache_valid 200 60m;
       proxy_cache_lock on;
       proxy_cache_lock_age 300s;
-      proxy_cache_lock_timeout 300s;
+      proxy_cache_lock_timeout 300s;{trust}
     }}"""
-    return _nginx(work, place, None)
+    return _nginx(work, place, certificate)
 
 
 def _nginx(work: Path, place: str, certificate: Certificate | None) -> Server:

@@ -181,16 +181,29 @@ def cached(stage: Stage, *, is_secure: bool = False) -> dict[str, Server]:
     return found
 
 
-def caches(stage: Stage, upstream: str | None = None) -> dict[str, Starting]:
-    """Return what makes caches with nothing in them, by name."""
-    url = upstream or stage.origin.url
+def caches(
+    stage: Stage, upstream: str | None = None, *, is_secure: bool = False
+) -> dict[str, Starting]:
+    """Return what makes caches with nothing in them, by name.
+
+    If they are secure, they speak TLS with their clients, and trust an upstream that does.
+    """
+    url, certificate = upstream or stage.origin.url, stage.certificate if is_secure else None
+
+    def registry(name: str) -> Server:
+        return servers.registry(stage.directory(), upstream=url, certificate=certificate, name=name)
+
+    def mirror() -> Server:
+        return servers.mirror(stage.directory(), upstream=url, certificate=certificate)
+
+    def nginx() -> Server:
+        return servers.nginx_cache(stage.directory(), upstream=url, certificate=certificate)
+
     found: dict[str, Starting] = {
-        servers.MIRROR: lambda: servers.mirror(stage.directory(), upstream=url),
-        servers.REGISTRY: lambda: servers.registry(stage.directory(), upstream=url),
-        servers.NGINX: lambda: servers.nginx_cache(stage.directory(), upstream=url),
+        servers.MIRROR: mirror,
+        servers.REGISTRY: lambda: registry(servers.REGISTRY),
+        servers.NGINX: nginx,
     }
     if servers.distribution() is not None:
-        found[servers.DISTRIBUTION] = lambda: servers.registry(
-            stage.directory(), upstream=url, name=servers.DISTRIBUTION
-        )
+        found[servers.DISTRIBUTION] = lambda: registry(servers.DISTRIBUTION)
     return found
