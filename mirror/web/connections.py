@@ -53,6 +53,7 @@ class Connection(web.RequestHandler):
         "certificate",
         "client",
         "head",
+        "on_lost",
         "peer",
     )
 
@@ -73,6 +74,8 @@ class Connection(web.RequestHandler):
         """The address of the client, or of a proxy before it."""
         self.head: bytes | None = None
         """The request that is being answered, as it came; ``None``: not by itself, or too long."""
+        self.on_lost: Callable[[], None] | None = None
+        """Told when the client leaves; of whoever waits for something in its name."""
         self._head_began: float | None = None
         self._head_bytes = 0
         self._untaken: tuple[int, float] | None = None
@@ -150,6 +153,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
         super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
         self._gate.left(self.client, self)
 
 

@@ -27,6 +27,7 @@ from mirror.web import answers
 from mirror.web.errors import code_of, error_headers, status_of
 from mirror.web.exchange import Facts, facts_of, served_headers
 from mirror.web.guard import TOKEN_PATH, Guard, GuardTerms
+from mirror.web.presence import ClientLeftError, while_there
 from mirror.web.ready import Ready
 from mirror.web.repeats import BLOB_TYPE, Repeats
 from mirror.web.sending import Sender
@@ -35,6 +36,8 @@ from mirror.web.token_endpoint import issue
 _YEAR: Final = "max-age=31536000, immutable"
 _AT_ONCE_BYTES: Final = 64 * 1024
 """A larger answer waits for its client, so it goes where waiting has a limit."""
+_LEFT_STATUS: Final = 499
+"""What nginx notes of a client that did not wait for its answer."""
 _log = get_logger("web")
 
 Handler = Callable[[web.BaseRequest, Route, Facts], Awaitable[web.StreamResponse]]
@@ -84,6 +87,9 @@ class RegistryApi:
             return answers.error(
                 request, facts, self._status(error), code_of(error), error_headers(error)
             )
+        except ClientLeftError:
+            facts.left = True
+            return web.Response(status=_LEFT_STATUS)  # for the log: nobody will get it
         except Exception:  # noqa: BLE001 -- the isolation point: a bug answers 503, once
             _log.exception("a request failed unexpectedly", request_id=facts.request_id)
             facts.error, facts.result = f"internal error, request {facts.request_id}", Result.ERROR
@@ -172,7 +178,7 @@ class RegistryApi:
             return answers.blob_head(
                 request, facts, {**headers, **served_headers(served)}, size_bytes
             )
-        body, served = await self._blobs.open(repository, digest)
+        body, served = await while_there(request, self._blobs.open(repository, digest))
         facts.result = served.result
         headers |= served_headers(served)
         if isinstance(body, ReadyBody):

@@ -19,6 +19,7 @@ from mirror.runtime.pools import Pools
 from mirror.transfer.parts import FilePart
 from mirror.web.encrypting import EncryptingSender, LendableTransport
 from mirror.web.exchange import Facts
+from mirror.web.presence import while_there
 from mirror.web.sendfile import keep_in_step, sendfile
 
 _COPY_BYTES: Final = 256 * 1024
@@ -59,7 +60,7 @@ class Sender:
                 with self._meter.watching(facts):
                     if _is_large(response) and request.transport is not None:
                         keep_in_step(request.transport)
-                    async for part in parts:
+                    while (part := await while_there(request, anext(parts, None))) is not None:
                         await self._send_part(request, response, part, facts)
                     await response.write_eof()
             except Exception as error:  # noqa: BLE001 -- whatever it is, the body ends here

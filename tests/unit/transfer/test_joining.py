@@ -302,6 +302,38 @@ async def test_trap_03_a_download_that_nobody_reads(
             assert upstream.requests[-1].header("Range") == f"bytes={2 * MIB}-"
 
 
+@pytest.mark.parametrize("has_begun", [False, True], ids=["head", "body"])
+@pytest.mark.parametrize("abandon", ["stop", "finish"])
+async def test_who_leaves_while_nothing_comes_does_not_count_any_more(
+    tmp_path: Path, upstream: FakeRegistry, abandon: str, *, has_begun: bool
+) -> None:
+    pushed = blob(8 * MIB)
+    upstream.push_blob(REPOSITORY, pushed)
+    if has_begun:
+        gate = upstream.hold_body(pushed.digest, after_bytes=2 * MIB)
+    else:
+        gate = upstream.hold_head("blob", pushed.digest)
+    how = Fill.model_validate({"abandon": abandon})
+    async with mirror_of(
+        tmp_path / "cache", {"docker.io": upstream}, fill=how, policy=PATIENT
+    ) as mirror:
+        async with await RawClient.connect(mirror.host, mirror.port) as client:
+            await client.send(compose(path(pushed.digest)))
+            await gate.reached.wait()
+            await boarded(mirror, 1)
+            got_bytes = 0
+            while has_begun and got_bytes < 2 * MIB:  # and the head of the answer
+                got_bytes += len(await client.read(MIB))
+        await boarded(mirror, 0)
+
+        if abandon == "stop":
+            await mirror.settled()
+            assert await mirror.metric("mirror_fills_total", outcome="abandoned") == 1
+        gate.release()
+        await mirror.settled()
+        assert mirror.stored(pushed.digest).exists() == (abandon == "finish")
+
+
 async def test_who_comes_while_an_abandoned_download_stops_gets_a_new_one(
     tmp_path: Path, upstream: FakeRegistry
 ) -> None:

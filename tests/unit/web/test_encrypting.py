@@ -17,7 +17,7 @@ import pytest
 
 from mirror.runtime.certificates import server_context
 from mirror.runtime.pools import Pool
-from mirror.settings import Limits, ServerTls
+from mirror.settings import Limits, Policy, ServerTls, Timeouts
 from mirror.web import connections
 from mirror.web.encrypting import EncryptingSender, LendableTransport, Loan, lendable
 from tests.fakes.certificates import Authority
@@ -181,6 +181,26 @@ async def test_a_client_that_leaves_during_a_body_is_not_an_error(
         await mirror.becomes("mirror_connections", 0, listener="registry")
         assert await got(mirror, mirror.url + "/v2/", context) == (200, b"{}")
     assert not said(log_lines, "a body failed unexpectedly")
+
+
+async def test_a_client_that_leaves_while_nothing_comes_is_noticed(
+    tmp_path: Path, upstream: FakeRegistry, authority: Authority, tls: ServerTls
+) -> None:
+    context = trusting(authority)
+    coming = blob(8 * MIB)
+    upstream.push_blob(REPOSITORY, coming)
+    gate = upstream.hold_body(coming.digest, after_bytes=2 * MIB)
+    patient = Policy(timeouts=Timeouts(idle_seconds=15))
+    async with secure_mirror(tmp_path, upstream, tls, policy=patient) as mirror:
+        reader, writer = await connected(mirror, context)
+        writer.write(compose(blob_path(coming.digest)))
+        await reader.readexactly(2 * MIB)
+        await mirror.becomes("mirror_fill_readers", 1)
+        writer.close()
+        await mirror.becomes("mirror_fill_readers", 0)
+        gate.release()
+        await mirror.settled()
+        assert mirror.stored(coming.digest).exists()
 
 
 async def test_a_client_that_takes_nothing_is_let_go_and_a_slow_one_is_not(

@@ -184,6 +184,26 @@ async def test_a_client_that_leaves_is_not_an_error(
     assert "error" not in line
 
 
+async def test_a_client_that_does_not_wait_for_an_answer_is_noted(
+    mirror: Mirror, upstream: FakeRegistry, log_lines: io.StringIO
+) -> None:
+    pushed = blob(16 * MIB)
+    upstream.push_blob(REPOSITORY, pushed)
+    gate = upstream.hold_head("blob", pushed.digest)
+
+    async with await RawClient.connect(mirror.host, mirror.port) as client:
+        await client.send(compose(blob_path(pushed.digest)))
+        await gate.reached.wait()
+    line = await until_logged(log_lines, event="client left")
+
+    assert line["status"] == 499
+    assert "error" not in line
+    assert not logged(log_lines, level="error")
+    gate.release()
+    await mirror.settled()
+    assert mirror.stored(pushed.digest).exists()
+
+
 async def narrow(mirror: Mirror) -> RawClient:
     """Connect with next to no room for what has not been read."""
     sock = socket.socket()

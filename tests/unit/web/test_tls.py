@@ -15,13 +15,13 @@ from cryptography.x509.oid import NameOID
 from mirror.app import certificates as watching
 from mirror.domain.certificates import ClientCertificate
 from mirror.runtime.certificates import CertificateError, server_context
-from mirror.settings import Admin, Limits, Server, ServerTls
+from mirror.settings import Admin, Limits, Policy, Server, ServerTls
 from tests.fakes import faults
 from tests.fakes.certificates import Authority
 from tests.fakes.clients import RawClient
 from tests.fakes.content import blob, image
 from tests.fakes.registry import FakeRegistry
-from tests.harness import ANY_PORT, MIB, Mirror, gathered, in_one_process, mirror_of
+from tests.harness import ANY_PORT, MIB, QUICK, Mirror, gathered, in_one_process, mirror_of
 from tests.unit.web.wire import REPOSITORY, blob_path, manifest_path
 
 IMAGE = image()
@@ -43,7 +43,11 @@ def trusting(authority: Authority) -> ssl.SSLContext:
 
 @asynccontextmanager
 async def secure_mirror(
-    tmp_path: Path, upstream: FakeRegistry, tls: ServerTls, limits: Limits | None = None
+    tmp_path: Path,
+    upstream: FakeRegistry,
+    tls: ServerTls,
+    limits: Limits | None = None,
+    policy: Policy | None = None,
 ) -> AsyncIterator[Mirror]:
     server = Server(
         listen=ANY_PORT,
@@ -53,7 +57,9 @@ async def secure_mirror(
         shutdown_grace_seconds=1,
         limits=limits or Limits(),
     )
-    async with mirror_of(tmp_path / "cache", {"docker.io": upstream}, server=server) as mirror:
+    policy = policy or Policy(timeouts=QUICK)
+    origins = {"docker.io": upstream}
+    async with mirror_of(tmp_path / "cache", origins, server=server, policy=policy) as mirror:
         mirror.url = mirror.url.replace("http:", "https:")
         mirror.admin_url = mirror.admin_url.replace("http:", "https:")
         yield mirror
