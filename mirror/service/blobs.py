@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from mirror.domain.errors import MirrorError, OverloadedError, UpstreamTimeoutError
 from mirror.domain.manifests import LinkKind
-from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository
+from mirror.domain.names import Digest, Repository
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Result
 from mirror.runtime.recent import MemoryTier, Recent
@@ -80,7 +80,7 @@ class Blobs:
         row = self._store.facts.object_at_hand(digest)
         if not _counts(link, scope) or row is None:
             return None
-        if not row.visible_in(scope, ANONYMOUS_SCOPE):
+        if not row.visible_in(scope):
             return None
         content = self._small.peek(digest)
         if content is not None:
@@ -94,7 +94,7 @@ class Blobs:
         link = await self._store.facts.link(repository, digest, LinkKind.BLOB)
         if _counts(link, scope):
             row = await self._store.facts.object(digest)
-            if row is not None and row.visible_in(scope, ANONYMOUS_SCOPE):
+            if row is not None and row.visible_in(scope):
                 self._store.touch(digest)
                 return row.size_bytes, Served(Result.HIT)
             fill = self._fills.running(scope, digest)
@@ -158,7 +158,7 @@ class Blobs:
         """Return the bytes of a small object that is here: configurations above all."""
         if not 0 < row.size_bytes <= SMALL_BYTES:
             return None
-        if not row.visible_in(scope, ANONYMOUS_SCOPE):
+        if not row.visible_in(scope):
             return None
         content = self._small.peek(digest)
         if content is None:
@@ -235,5 +235,5 @@ class Blobs:
 
 
 def _counts(link: LinkRow | None, scope: str) -> bool:
-    """Tell whether a link opens bytes of this scope, or only allows asking (invariant 12)."""
-    return link is not None and bool(link.answered_at or scope == ANONYMOUS_SCOPE)
+    """Tell whether bytes of this scope may be served without asking upstream (invariant 12)."""
+    return link is not None and link.opens(scope)

@@ -10,7 +10,7 @@ from typing import Final
 
 from mirror.domain.errors import MirrorError
 from mirror.domain.manifests import Descriptor, Manifest, is_index, read_manifest
-from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository
+from mirror.domain.names import Digest, Repository
 from mirror.store.store import Store
 
 _NOT_A_PLATFORM: Final = "unknown/unknown"
@@ -69,6 +69,6 @@ class Completeness:
     async def _is_here(self, repository: Repository, link: Descriptor, scope: str) -> bool:
         """Tell whether an object could be served now without asking anybody."""
         row = await self._store.facts.link(repository, link.digest, link.kind)
-        if row is None or not (row.answered_at or scope == ANONYMOUS_SCOPE):
+        if row is None or not row.opens(scope):
             return False
         return await self._store.has(link.digest, scope)

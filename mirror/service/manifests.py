@@ -18,7 +18,7 @@ from mirror.domain.events import EventKind
 from mirror.domain.freshness import IMMUTABLE, Lifetime
 from mirror.domain.images import image_name
 from mirror.domain.manifests import MANIFEST_MAX_BYTES, LinkKind, Manifest, read_manifest
-from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Reference, Repository, Tag
+from mirror.domain.names import Digest, Reference, Repository, Tag
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics, Result
 from mirror.runtime.clock import Clock
@@ -106,7 +106,7 @@ class Manifests:
         if self._missing.peek((scope, repository, digest)) is not None:
             return None
         link = self._store.facts.link_at_hand(repository, digest, LinkKind.MANIFEST)
-        if link is None or not (link.answered_at or scope == ANONYMOUS_SCOPE):
+        if link is None or not link.opens(scope):
             return None
         return self._store.manifest_at_hand(repository, digest, scope)
 
@@ -149,7 +149,7 @@ class Manifests:
         """Return a stored manifest that a link of this repository allows to be served."""
         scope = self._scope(repository)
         link = await self._store.facts.link(repository, digest, LinkKind.MANIFEST)
-        if link is None or not (link.answered_at or scope == ANONYMOUS_SCOPE):
+        if link is None or not link.opens(scope):
             return None
         return await self._store.manifest(repository, digest, scope)
 

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from mirror.domain.names import ANONYMOUS_SCOPE
+
 ObjectKind = Literal["index", "manifest", "blob", "document"]
 """A document is a list of upstream, which nothing links."""
 
@@ -43,9 +45,9 @@ class ObjectRow(msgspec.Struct, frozen=True, array_like=True):
         """Whether it links nothing itself."""
         return self.kind in {"blob", "document"}
 
-    def visible_in(self, scope: str, anonymous: str) -> bool:
+    def visible_in(self, scope: str) -> bool:
         """Return whether a link of *scope* may serve these bytes."""
-        return anonymous in self.scopes or scope in self.scopes
+        return ANONYMOUS_SCOPE in self.scopes or scope in self.scopes
 
 
 class LinkRow(msgspec.Struct, frozen=True, array_like=True):
@@ -58,6 +60,10 @@ class LinkRow(msgspec.Struct, frozen=True, array_like=True):
     size_bytes: int | None
     media_type: str | None
     answered_at: float
+
+    def opens(self, scope: str) -> bool:
+        """Return whether bytes of *scope* may be served by it, or only asked for."""
+        return bool(self.answered_at) or scope == ANONYMOUS_SCOPE
 
 
 class TagRow(msgspec.Struct, frozen=True, array_like=True):

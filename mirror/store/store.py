@@ -120,7 +120,7 @@ class Store:
     async def open(self, digest: Digest, scope: str) -> StoredObject | None:
         """Open an object that is visible in *scope*; ``None`` when there is none."""
         row = await self.facts.object(digest)
-        if row is None or not row.visible_in(scope, ANONYMOUS_SCOPE):
+        if row is None or not row.visible_in(scope):
             return None
         file = await open_whole(self._pools.read, self._layout.blob(digest), row.size_bytes)
         if file is not None:
@@ -146,7 +146,7 @@ class Store:
     ) -> Manifest | None:
         """Return what ``manifest`` does, if that is in memory."""
         row = self.facts.object_at_hand(digest)
-        if row is None or not row.visible_in(scope, ANONYMOUS_SCOPE):
+        if row is None or not row.visible_in(scope):
             return None
         manifest = self._manifests.peek((repository, digest))
         if manifest is not None:
@@ -156,7 +156,7 @@ class Store:
     async def has(self, digest: Digest, scope: str) -> bool:
         """Return whether an object is here and visible in *scope*."""
         row = await self.facts.object(digest)
-        return row is not None and row.visible_in(scope, ANONYMOUS_SCOPE)
+        return row is not None and row.visible_in(scope)
 
     async def content(self, digest: Digest, scope: str) -> bytes | None:
         """Return the bytes of a small object, checked; ``None`` when it is not here."""

@@ -34,7 +34,7 @@ from mirror.domain.bundles import (
 )
 from mirror.domain.errors import ManifestInvalidError
 from mirror.domain.manifests import Manifest, read_manifest
-from mirror.domain.names import ANONYMOUS_SCOPE, Digest
+from mirror.domain.names import Digest
 from mirror.store.space import NoSpaceError, Reservation
 from mirror.store.store import Store
 
@@ -177,7 +177,7 @@ class Unpacking:
         row = await self._store.facts.object(Digest.parse(entry.digest))
         if row is None or row.size_bytes != entry.size_bytes:
             return False
-        return all(row.visible_in(scope, ANONYMOUS_SCOPE) for scope in entry.scopes)
+        return all(row.visible_in(scope) for scope in entry.scopes)
 
     async def _read_head(self, contents: Contents) -> None:
         """Read what stands before the objects."""

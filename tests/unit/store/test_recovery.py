@@ -421,5 +421,5 @@ def test_objects_are_rows_of_the_index(tmp_path: Path) -> None:
     found = made.get(object_key("sha256:1"), ObjectRow)
 
     assert found is not None
-    assert not found.visible_in(ANONYMOUS_SCOPE, ANONYMOUS_SCOPE)
+    assert not found.visible_in(ANONYMOUS_SCOPE)
     made.close()
