@@ -97,8 +97,9 @@ class Appender:
         self._raise()
         self._held.append(batch)
         self._held_bytes += batch.size_bytes
-        self._writing.put(batch)
+        # In this order: whoever writes looks last for what is to be hashed, and must find it.
         self._hashing.put(batch)
+        self._writing.put(batch)
         if self._writing.claim():
             self._pool.submit(self._run, self._writing)
         if self._held_bytes >= _APART_BYTES and self._hashing.claim():

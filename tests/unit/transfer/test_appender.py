@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial as bound
 from pathlib import Path
@@ -129,6 +130,31 @@ async def test_upstream_waits_when_the_hash_lags_behind(
     async with asyncio.timeout(5):
         await waiting
         await appender.finish()
+
+
+async def test_a_batch_that_is_written_before_it_is_hashed_is_hashed_all_the_same(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writing thread may get the GIL whenever it likes, and be done at once."""
+    disk = Disk()
+    disk.may_hash.set()
+    appender = Appender(pool, disk, lambda: None)  # type: ignore[arg-type] # all it needs
+    await appender.put(Batch([b"x"], 1))
+    lane, put = appender._writing, appender._writing.put
+
+    def overtaken(batch: Batch) -> None:
+        put(batch)
+        disk.may_write.set()
+        deadline = time.monotonic() + 5
+        while lane._is_claimed or appender._hashing._is_claimed:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    monkeypatch.setattr(lane, "put", overtaken)
+    await appender.put(Batch([b"y"], 1))
+    async with asyncio.timeout(5):
+        await appender.finish()
+    assert (disk.written_bytes, disk.hashed_bytes) == (2, 2)
 
 
 async def test_a_download_that_never_ends_lets_others_have_the_thread(
