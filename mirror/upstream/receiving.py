@@ -209,6 +209,14 @@ class Receiver(asyncio.BufferedProtocol):
             else:
                 await self._more(idle_seconds, place)
 
+    def close(self) -> None:
+        """End the connection, which is of no other use any more.
+
+        At once: over TLS, asyncio does not close one for good whose other end has said good-bye
+        while we did not read, nor return what it has of ours.
+        """
+        self._transport.abort()
+
     def _take(self) -> Batch | None:
         slabs = [slab for slab in self._waiting if slab.taken_bytes < slab.filled_bytes]
         if not slabs:

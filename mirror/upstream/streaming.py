@@ -9,7 +9,7 @@ import aiohttp
 
 from mirror.domain.errors import UpstreamTroubleError
 from mirror.domain.ranges import Span, parse_content_range
-from mirror.upstream.receiving import Batch, take_over
+from mirror.upstream.receiving import Batch, Receiver, take_over
 from mirror.upstream.transport import Transport, translated
 
 GATHERED_BYTES: Final = 2 * 1024 * 1024
@@ -56,6 +56,7 @@ class HttpStream:
         self.endpoint = endpoint
         self.offset = 0
         self.size_bytes = response.content_length
+        self._receiver: Receiver | None = None
         if response.status == 206:
             self.offset = start
             self.size_bytes = self._whole_size(start)
@@ -86,13 +87,13 @@ class HttpStream:
             async for batch in self._gathered():
                 yield batch
             return
-        first, receiver = taken
+        first, self._receiver = taken
         place = str(self._response.url)
         if first:
             size_bytes = sum(map(len, first))
             self._transport.received(size_bytes)
             yield Batch([*first], size_bytes)
-        async for batch in receiver.batches(self._transport.idle_seconds, place):
+        async for batch in self._receiver.batches(self._transport.idle_seconds, place):
             self._transport.received(batch.size_bytes)
             yield batch
 
@@ -111,6 +112,8 @@ class HttpStream:
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
+        if self._receiver is not None:
+            self._receiver.close()
         self._response.release()
 
 

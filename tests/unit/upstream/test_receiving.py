@@ -2,15 +2,18 @@
 
 import asyncio
 import os
+import socket
 from asyncio import sslproto
 from pathlib import Path
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.domain.errors import UpstreamTimeoutError, UpstreamTroubleError
 from mirror.settings import Policy, Timeouts, Upstream, UpstreamTls
+from mirror.transfer.appender import Appender
 from mirror.upstream import receiving, streaming
 from mirror.upstream.receiving import SLAB_BYTES, SLABS_MAX, Batch, Receiver, Spare
 from tests.fakes import faults
@@ -94,6 +97,50 @@ async def test_what_comes_behind_the_last_byte_is_not_taken(
         assert mirror.stored(PUSHED.digest).read_bytes() == PUSHED.content
     assert (got.ended, got.body) == (Ended.COMPLETE, PUSHED.content)
     assert taken[0]
+
+
+async def test_a_connection_that_the_other_end_has_closed_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over TLS, asyncio keeps one that said good-bye while it was not read."""
+    server, _, pem = loopback_tls()
+    (tmp_path / "ca.pem").write_bytes(pem)
+    taken, finish, said, lost = list[Receiver](), Appender.finish, asyncio.Event(), asyncio.Event()
+
+    def watched(response: aiohttp.ClientResponse) -> object:
+        result = receiving.take_over(response)
+        assert result is not None
+        taken.append(result[1])
+        return result
+
+    async def late(appender: Appender) -> None:
+        await said.wait()
+        await asyncio.sleep(0.05)  # for the good-bye to come
+        await finish(appender)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = (
+            f"HTTP/1.1 200 OK\r\nContent-Length: {PUSHED.size_bytes}\r\nConnection: close\r\n\r\n"
+        )
+        writer.write(head.encode() + PUSHED.content)
+        while not taken or taken[0]._missing_bytes:  # noqa: ASYNC110 -- nothing tells of it
+            await asyncio.sleep(0.001)
+        writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+        said.set()
+
+    monkeypatch.setattr(streaming, "take_over", watched)
+    monkeypatch.setattr(Appender, "finish", late)
+    monkeypatch.setattr(Receiver, "connection_lost", lambda *_: lost.set())
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=server) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        tls = UpstreamTls(ca=tmp_path / "ca.pem")
+        upstream = Upstream(endpoints=(f"https://127.0.0.1:{port}",), tls=tls)
+        async with mirror_of(tmp_path / "cache", {"docker.io": upstream}) as mirror:
+            assert (await mirror.get(blob(PUSHED.digest))).body == PUSHED.content
+            await mirror.settled()
+            async with asyncio.timeout(5):
+                await lost.wait()
 
 
 async def test_small_and_chunked_bodies_are_left_to_aiohttp(
