@@ -40,6 +40,7 @@ _SYNC_EVERY_SECONDS: Final = 1.0
 QUICK_BYTES: Final = 2 * 1024 * 1024
 _QUICK_SECONDS: Final = 1.0
 _READ_BYTES: Final = 1024 * 1024
+_TURN_BYTES: Final = 64 * 1024 * 1024
 _REPOSITORIES_MAX: Final = 16
 _TRIES: Final = 50
 _PAUSE_SECONDS: Final = 0.02
@@ -105,6 +106,7 @@ class Partial:
             file.close()
             raise
         self.resumed_bytes = self.length_bytes
+        self._rebuilt_bytes = 0
         self._synced_bytes = min(
             self.length_bytes, self.sidecar.synced_bytes if self.sidecar else 0
         )
@@ -116,24 +118,27 @@ class Partial:
         repositories = tuple(dict.fromkeys((repository, *known)))[:_REPOSITORIES_MAX]
         self._description = (size_bytes, repositories, endpoint)
 
-    def rebuild(self) -> None:
-        """Hash what is there from before; to be done before anything is appended.
+    def rebuild(self, turn_bytes: int = _TURN_BYTES) -> bool:
+        """Hash more of what is there from before; all of it, before anything is appended.
+
+        Returns whether that was the last of it.
 
         Raises:
             OSError: it cannot be read.
             PartialClosedError: it was closed meanwhile.
         """
-        offset = 0
-        while offset < self.resumed_bytes:
+        stop_bytes = min(self._rebuilt_bytes + turn_bytes, self.resumed_bytes)
+        while self._rebuilt_bytes < stop_bytes:
             with self._lock:
                 if self.file.closed:
                     raise PartialClosedError
-                count = min(_READ_BYTES, self.resumed_bytes - offset)
-                data = os.pread(self.file.fileno(), count, offset)
+                count = min(_READ_BYTES, stop_bytes - self._rebuilt_bytes)
+                data = os.pread(self.file.fileno(), count, self._rebuilt_bytes)
                 if not data:
                     raise OSError(None, "a partial is shorter than it was")
                 self._hash.update(data)
-            offset += len(data)
+            self._rebuilt_bytes += len(data)
+        return self._rebuilt_bytes == self.resumed_bytes
 
     def replaces(self, former: "Partial") -> "Former":
         """Compare all that is appended with what readers got of *former*."""

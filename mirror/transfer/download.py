@@ -22,6 +22,7 @@ from mirror.store.store import Store
 from mirror.transfer.appender import Appender
 from mirror.transfer.fill import Fill
 from mirror.transfer.patience import Patience
+from mirror.transfer.rebuilding import Rebuilding
 from mirror.transfer.slots import Slots
 from mirror.upstream.receiving import Batch
 from mirror.upstream.streaming import BlobStream
@@ -83,7 +84,7 @@ class Download:
         self._upstream = upstream
         self._patience = patience
         self._partial: Partial | None = None
-        self._rebuilt: asyncio.Future[None] | None = None
+        self._rebuilding: Rebuilding | None = None
         self._reservation = store.reservation(fill.active_source.upstream)
         self._endpoint = ""
         self._contributors: set[str] = set()
@@ -144,7 +145,7 @@ class Download:
         self._reservation.adopt(partials.claim(partial))
         fill.received_bytes = fill.resumed_bytes = partial.length_bytes
         if partial.length_bytes:
-            self._rebuilt = self._pool.start(partial.rebuild)
+            self._rebuilding = Rebuilding(self._pool, partial)
             _log.info(
                 "a download goes on where it was",
                 digest=str(fill.digest),
@@ -169,15 +170,19 @@ class Download:
         return partial, Repository(upstream, name)
 
     async def _hash_is_ready(self) -> None:
-        if self._rebuilt is not None:
-            await asyncio.shield(self._rebuilt)
-            self._rebuilt = None
+        if self._rebuilding is not None:
+            await self._rebuilding.end()
+            self._rebuilding = None
+
+    def _stop_rebuilding(self) -> None:
+        if self._rebuilding is not None:
+            self._rebuilding.stop()
+            self._rebuilding = None
 
     def _leave_partial(self, failure: MirrorError | None) -> None:
         """Keep what has come for whoever asks next, unless it is worth nothing."""
         partial = self._partial
-        if self._rebuilt is not None:
-            self._rebuilt.add_done_callback(_ignore)
+        self._stop_rebuilding()
         if partial is None or partial.is_published:
             return
         is_full = isinstance(failure, NoSpaceError) and self._fill.has_head
@@ -258,7 +263,7 @@ class Download:
     async def _renew(self) -> None:
         """Throw away what has come and begin anew; the readers keep what was right of it."""
         wrong, fill = self._partial, self._fill
-        self._rebuilt = None
+        self._stop_rebuilding()
         self._contributors.clear()
         if wrong is None:
             return
@@ -388,9 +393,3 @@ def _give_back(taking: "asyncio.Future[Partial]") -> None:
     """Close a file that was opened for a download which has ended meanwhile."""
     if not taking.cancelled() and taking.exception() is None:
         taking.result().close()
-
-
-def _ignore(rebuilt: "asyncio.Future[None]") -> None:
-    """Take note of an error that nobody waits for any more."""
-    if not rebuilt.cancelled():
-        rebuilt.exception()

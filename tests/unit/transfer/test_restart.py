@@ -265,7 +265,7 @@ def test_a_small_one_that_breaks_off_waits_to_go_on(directory: Path) -> None:
 
     again = partials.take(Digest.parse(SMALL.digest), ANONYMOUS_SCOPE)
     assert again.resumed_bytes == MIB // 2
-    again.rebuild()
+    assert again.rebuild()
     again.hash([SMALL.content[MIB // 2 :]])
     again.write([SMALL.content[MIB // 2 :]])
     assert again.is_right()
@@ -284,3 +284,17 @@ async def test_a_small_one_that_was_killed_is_fetched_from_zero(
         assert (await mirror.get(path(SMALL.digest))).body == SMALL.content
         await mirror.settled()
     assert upstream.requests[-1].header("Range") is None
+
+
+def test_what_was_left_is_hashed_in_turns(directory: Path) -> None:
+    """A large one would keep a thread from all others for seconds."""
+    partials, partial = begun(directory, SMALL, MIB // 2)
+    partials.rest(partial)
+    partial.close()
+
+    again = partials.take(Digest.parse(SMALL.digest), ANONYMOUS_SCOPE)
+    turns = [again.rebuild(MIB // 5) for _ in range(3)]
+    assert turns == [False, False, True]
+    again.hash([SMALL.content[MIB // 2 :]])
+    assert again.is_right()
+    again.close()
