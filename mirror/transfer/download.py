@@ -247,9 +247,10 @@ class Download:
         if not self._endpoint:
             fill.refuse(source, error)  # none of the endpoints delivers what it had
             return
+        is_again = self._endpoint in self._wrong  # so the others do not deliver, either
         self._wrong.add(self._endpoint)
         self._upstream.suspect(self._endpoint, source, fill.digest, error)
-        if self._wrong.issuperset(self._upstream.endpoints(source)):
+        if is_again or self._wrong.issuperset(self._upstream.endpoints(source)):
             fill.refuse(source, error)
             if not fill.has_source:
                 raise error

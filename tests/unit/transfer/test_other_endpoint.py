@@ -132,3 +132,20 @@ async def test_a_patchwork_of_two_endpoints_is_fetched_anew_before_one_is_blamed
     assert got.ended is Ended.FIN  # it had the wrong byte
     assert pair.stored(PUSHED.digest).read_bytes() == PUSHED.content
     assert ranges(second)[-1] is None
+
+
+@pytest.mark.parametrize("status", [404, 503])
+async def test_wrong_content_is_not_asked_for_for_ever(
+    pair: Mirror, upstream: FakeRegistry, second: FakeRegistry, status: int
+) -> None:
+    """The only one that answers has it wrong."""
+    upstream.fail(faults.flip(at_byte=3 * MIB - 1), kind="blob")
+    second.fail(faults.status(status), kind="blob")
+
+    async with asyncio.timeout(10):
+        got = await pair.raw(path(PUSHED.digest))
+        await pair.settled()
+
+    assert got.ended is Ended.FIN
+    assert len(got.body) < PUSHED.size_bytes
+    assert upstream.count("GET", "blob") == 2
