@@ -134,6 +134,8 @@ class FillBody:
                 break  # the end of a body whose length nobody knew
 
     def _may_forward(self, offset: int) -> bool:
+        if self._fill.beginnings:
+            return False  # who is ahead may be so with bytes of what was wrong, and lack its end
         ahead = offset > self._fill.visible_bytes
         return ahead and self._fill.forwarded_ranges < FORWARDED_RANGES_MAX
 
@@ -145,7 +147,8 @@ class FillBody:
         if elapsed_seconds < self._measure_seconds:
             return False
         distance_bytes = offset - self._fill.received_bytes
-        wait_seconds = distance_bytes * elapsed_seconds / max(1, self._fill.received_bytes)
+        come_bytes = self._fill.received_bytes - self._fill.resumed_bytes
+        wait_seconds = distance_bytes * elapsed_seconds / max(1, come_bytes)
         return wait_seconds > self._range_wait_seconds
 
     async def _forwarded(self, offset: int, stop: int) -> AsyncGenerator[bytes, None]:
@@ -155,8 +158,9 @@ class FillBody:
         """
         self._fill.forwarded_ranges += 1
         self._metrics.forwarded_ranges.labels(self._source.upstream).inc()
-        opening = self._direct.sources.open(
-            self._source, self._fill.digest, (offset, stop), (), READ_AHEAD_BYTES
+        sources, digest = self._direct.sources, self._fill.digest
+        opening = sources.open(
+            self._source, digest, (offset, stop), sources.suspects(digest), READ_AHEAD_BYTES
         )
         try:
             async with opening as stream:

@@ -1,5 +1,6 @@
 """Who may go on reading when a download is begun anew."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from mirror.domain.errors import ContentMismatchError
 from mirror.domain.names import Digest, Repository
 from mirror.store.layout import Layout
 from mirror.store.partial import Partial
+from mirror.transfer.bodies import FillBody
 from mirror.transfer.fill import HOLD_BACK_BYTES, Fill
 from tests.fakes.content import blob
+from tests.unit.transfer.scripted import SOURCE, Rig, rig_of
 
 PUSHED = blob(HOLD_BACK_BYTES + 1000)
 WRONG = b"x" + PUSHED.content[1:]
@@ -66,3 +69,17 @@ async def test_who_has_no_byte_yet_cannot_have_a_wrong_one(partials: list[Partia
     """A range of the middle that waited for its first byte meanwhile."""
     fill = await begun_anew(partials, PUSHED.content)
     assert await fill.beyond(READ_BYTES, 1, None) == 1000
+
+
+def test_what_was_here_before_says_nothing_of_the_pace(tmp_path: Path) -> None:
+    async def look(rig: Rig) -> list[bool]:
+        fill = Fill(DIGEST, "_", SOURCE, None)
+        fill.resumed_bytes, fill.received_bytes = 5000, 5010
+        fill.first_byte_at = asyncio.get_running_loop().time() - 10  # a byte a second
+        body = FillBody(fill, SOURCE, rig.direct, 60)
+        found = [body._is_far(offset) for offset in (5060, 5100)]
+        await body.close()
+        return found
+
+    with rig_of(tmp_path) as (runner, rig):
+        assert runner.run(look(rig)) == [False, True]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mirror.settings import Upstream
+from mirror.settings import Fill, Upstream
 from tests.fakes import faults
-from tests.fakes.clients import Ended
+from tests.fakes.clients import Ended, RawClient, compose
 from tests.fakes.content import blob
 from tests.fakes.registry import FakeRegistry
 from tests.harness import MIB, Mirror, mirror_of
@@ -149,3 +149,32 @@ async def test_wrong_content_is_not_asked_for_for_ever(
     assert got.ended is Ended.FIN
     assert len(got.body) < PUSHED.size_bytes
     assert upstream.count("GET", "blob") == 2
+
+
+async def test_nobody_gets_the_end_of_what_was_wrong(
+    tmp_path: Path, upstream: FakeRegistry, second: FakeRegistry
+) -> None:
+    """A slow client is ahead of the new download: its last bytes come from nowhere else."""
+    pushed = blob(12 * MIB, 4)
+    for registry in (upstream, second):
+        registry.push_blob(REPOSITORY, pushed)
+    upstream.fail(faults.flip(at_byte=pushed.size_bytes - 1), kind="blob")
+    wrong = upstream.hold_body(pushed.digest, after_bytes=pushed.size_bytes - 1000, times=1)
+    right = second.hold_head("blob", pushed.digest)
+    both = Upstream(endpoints=(upstream.url, second.url))
+    fill = Fill(range_wait_seconds=0.05)
+    async with (
+        mirror_of(tmp_path / "cache", {"docker.io": both}, fill=fill) as mirror,
+        await RawClient.connect(mirror.host, mirror.port) as client,
+    ):
+        await client.send(compose(path(pushed.digest)))
+        await wrong.reached.wait()
+        await asyncio.sleep(0.1)  # by now it is known how quick the fill is
+        wrong.release()
+        await right.reached.wait()
+        answer = asyncio.create_task(client.answer())
+        await asyncio.wait([answer], timeout=0.2)
+        assert not answer.done()
+        right.release()
+        assert (await answer).body == pushed.content
+    assert upstream.count("GET", "blob") == 1
