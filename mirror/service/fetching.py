@@ -226,7 +226,7 @@ class _Errand:
                 continue
             try:
                 child = await self._read(link.digest)
-            except MirrorError as error:
+            except (MirrorError, OSError) as error:
                 self._errors.append(error)
             else:
                 await self._descend(child, tasks)
@@ -265,7 +265,7 @@ class _Errand:
                 done.add(subject)
                 try:
                     pages = await self._fetching.referrers(self._repository, subject)
-                except MirrorError as error:
+                except (MirrorError, OSError) as error:
                     self._errors.append(error)
                     continue
                 for page in pages:
@@ -277,7 +277,7 @@ class _Errand:
                 manifest = await self._read(tag)
             except NotFoundError:
                 continue
-            except MirrorError as error:
+            except (MirrorError, OSError) as error:
                 self._errors.append(error)
                 continue
             await self._descend(manifest, tasks)

@@ -66,6 +66,9 @@ class Keeper:
         except OSError as error:
             _log.error("a pinned image could not be kept", image=name, reason=str(error))
             return
+        except Exception:  # noqa: BLE001 -- the others are looked after all the same
+            _log.exception("a pinned image failed unexpectedly", image=name)
+            return
         if fetched.objects:
             _log.info(
                 "a pinned image is whole",

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mirror.domain.names import Tag
+from mirror.domain.manifests import Manifest
+from mirror.domain.names import Reference, Repository, Tag
+from mirror.service.manifests import Manifests
 from mirror.service.refusals import RefusedError
+from mirror.service.served import Served
 from mirror.settings.root import Pin
 from tests.fakes import faults
 from tests.fakes.content import image, index
@@ -60,6 +63,38 @@ async def test_trouble_with_one_pin_does_not_stop_the_others(
     await mirror.settled()
     assert ARM64.digest in here(mirror)
     assert "a pinned image is not whole" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["blob", "child"])
+async def test_a_disk_that_fails_at_one_pin_does_not_stop_the_others(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    keeper, store = mirror.up.keeper, mirror.up.store
+    await store.pin(repository(REPOSITORY), Tag("v2"), ("linux/amd64",))
+    resolve, failing = Manifests.resolve, ARM64.digest if where == "child" else "v2"
+
+    async def broken(
+        manifests: Manifests, repository: Repository, reference: Reference
+    ) -> tuple[Manifest, Served]:
+        if str(reference) == failing:
+            raise OSError(5, "Input/output error")
+        return await resolve(manifests, repository, reference)
+
+    monkeypatch.setattr(Manifests, "resolve", broken)
+    await keeper.look()
+    await mirror.settled()
+    assert "a pinned image could not be kept" in caplog.text
+    assert BOTH.digest in here(mirror)
+
+
+async def test_a_pin_of_an_upstream_that_is_gone_does_not_stop_the_others(
+    mirror: Mirror, caplog: pytest.LogCaptureFixture
+) -> None:
+    await mirror.up.store.pin(Repository("gone.example", "a/b"), Tag("v1"), ("linux/amd64",))
+    await mirror.up.keeper.look()
+    await mirror.settled()
+    assert ARM64.digest in here(mirror)
+    assert "gone.example/a/b:v1" in caplog.text
 
 
 async def test_a_pin_of_the_configuration_is_not_taken_away_by_a_command(mirror: Mirror) -> None:
