@@ -18,6 +18,7 @@ from mirror.observe.logs import get_logger
 from mirror.runtime.fingerprints import Fingerprints
 from mirror.runtime.pools import Pool
 from mirror.runtime.recent import MemoryTier, Recent
+from mirror.runtime.single_flight import SingleFlight
 from mirror.service.watched_file import WatchedFile
 
 _REMEMBERED_SECONDS: Final = 3600.0
@@ -25,6 +26,8 @@ _REFUSED_SECONDS: Final = 10.0
 _WAITING_MAX: Final = 64
 _ENTRY_BYTES: Final = 600
 _log = get_logger("auth")
+
+_Key = tuple[object, int, bytes]
 
 
 class Source(Protocol):
@@ -69,7 +72,7 @@ class Passwords:
         self._fingerprints = fingerprints
         self._known: Recent[bool] = Recent(tier, "password", lambda _: _ENTRY_BYTES)
         self._mark = object()  # not id(self): who comes after us may get the same
-        self._waiting = 0
+        self._checks: SingleFlight[_Key, bool] = SingleFlight()
 
     async def identify(self, credential: Credential) -> Identity | None:
         """Return the user; checked once by bcrypt, then remembered by a keyed hash."""
@@ -80,23 +83,28 @@ class Passwords:
         key = (self._mark, self._file.generation, self._fingerprints.of(user, secret))
         is_right = self._known.peek(key)
         if is_right is None:
-            is_right = await self._check(secret, passwords, user)
-            ttl_seconds = _REMEMBERED_SECONDS if is_right else _REFUSED_SECONDS
-            await self._known.put(key, is_right, ttl_seconds=ttl_seconds)
+            # A hundred nodes with one user come at once, when all of them have been restarted.
+            if not self._checks.is_running(key) and len(self._checks) >= _WAITING_MAX:
+                raise OverloadedError("too many passwords are waiting to be checked")
+            is_right = await self._checks.do(
+                key, lambda: self._checked(key, secret, passwords, user)
+            )
         return Identity(user) if is_right else None
+
+    async def _checked(
+        self, key: _Key, secret: str, passwords: Mapping[str, bytes], user: str
+    ) -> bool:
+        is_right = await self._check(secret, passwords, user)
+        ttl_seconds = _REMEMBERED_SECONDS if is_right else _REFUSED_SECONDS
+        await self._known.put(key, is_right, ttl_seconds=ttl_seconds)
+        return is_right
 
     async def _check(self, secret: str, passwords: Mapping[str, bytes], user: str) -> bool:
         # Who does not exist takes as long as who does: by the password of another one.
         hashed = passwords.get(user) or next(iter(passwords.values()), None)
         if hashed is None:
             return False
-        if self._waiting >= _WAITING_MAX:
-            raise OverloadedError("too many passwords are waiting to be checked")
-        self._waiting += 1
-        try:
-            fits = await self._pool.run(_fits, secret.encode(), hashed)
-        finally:
-            self._waiting -= 1
+        fits = await self._pool.run(_fits, secret.encode(), hashed)
         return fits and user in passwords
 
 

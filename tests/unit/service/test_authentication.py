@@ -1,11 +1,14 @@
 """What is remembered of credentials belongs to the source that has checked them."""
 
+import asyncio
 from pathlib import Path
 
 import bcrypt
+import pytest
 
 from mirror.domain.access import Identity
 from mirror.domain.credentials import Basic, Bearer
+from mirror.domain.errors import OverloadedError
 from mirror.domain.htpasswd import Parsed, parse_htpasswd
 from mirror.runtime.clock import Clock
 from mirror.runtime.fingerprints import Fingerprints
@@ -55,3 +58,29 @@ async def test_another_cluster_inherits_nothing_from_one_before() -> None:
     for _ in range(10):
         assert await KubernetesTokens(yes, tier, fingerprints).identify(token) is not None
         assert await KubernetesTokens(no, tier, fingerprints).identify(token) is None
+
+
+async def test_a_password_that_many_show_at_once_is_checked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All nodes share a user, and all of them have just been restarted."""
+    tier, pools, checked = MemoryTier(1_000_000), Pools(), list[bytes]()
+    checkpw = bcrypt.checkpw
+
+    def counted(secret: bytes, hashed: bytes) -> bool:
+        checked.append(secret)
+        return checkpw(secret, hashed)
+
+    monkeypatch.setattr(bcrypt, "checkpw", counted)
+    path = htpasswd(tmp_path / "a", b"secret")
+    users = WatchedFile(path, parse_htpasswd, Parsed(), pools.users, Clock())
+    source = Passwords(users, pools.passwords, tier, Fingerprints())
+    try:
+        nodes = (source.identify(Basic("alice", "secret")) for _ in range(200))
+        assert await asyncio.gather(*nodes) == [Identity("alice")] * 200
+        assert checked == [b"secret"]
+        guesses = (source.identify(Basic("alice", str(number))) for number in range(200))
+        refused = await asyncio.gather(*guesses, return_exceptions=True)
+        assert sum(isinstance(each, OverloadedError) for each in refused) == 200 - 64
+    finally:
+        pools.close()
