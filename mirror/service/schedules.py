@@ -12,12 +12,14 @@ from typing import Final
 
 from mirror.observe.logs import get_logger
 from mirror.service.prefetching import BY_SCHEDULE, Prefetcher, PrefetchWish
-from mirror.service.refusals import RefusedError
+from mirror.service.refusals import RefusalCode, RefusedError
 
 _FIRST_MIN_SECONDS: Final = 30.0
 """When a mirror has started, nodes may all pull."""
 _FIRST_MAX_SECONDS: Final = 330.0
 _SPREAD: Final = 0.1
+_BUSY_SECONDS: Final = 60.0
+"""When as many prefetches run as may, it is tried again before the next turn."""
 _log = get_logger("prefetch")
 
 
@@ -76,18 +78,22 @@ class Scheduler:
         await self._sleep(schedule.first_seconds(self._jitter()))
         while True:
             began = loop.time()
-            await self._once(schedule)
-            await self._sleep(schedule.next_seconds(self._jitter(), loop.time() - began))
+            if await self._once(schedule):
+                await self._sleep(schedule.next_seconds(self._jitter(), loop.time() - began))
+            else:
+                await self._sleep(min(_BUSY_SECONDS, schedule.every_seconds))
 
-    async def _once(self, schedule: Schedule) -> None:
+    async def _once(self, schedule: Schedule) -> bool:
+        """Run a prefetch; returns whether it began, or will not do so soon."""
         wish = PrefetchWish(schedule.images, schedule.platforms, schedule.with_referrers)
         try:
             job = self._prefetcher.start(wish, BY_SCHEDULE)
         except RefusedError as error:
             _log.warning("a scheduled prefetch does not begin", reason=str(error))
-            return
+            return error.code is not RefusalCode.BUSY
         try:
             await self._prefetcher.ended(job.id)
         except asyncio.CancelledError:
             await self._prefetcher.cancel(job.id)
             raise
+        return True

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror.service import prefetching
 from mirror.service.schedules import Schedule, Scheduler
 from mirror.settings.root import Prefetch
 from tests.fakes.content import image
@@ -50,6 +51,24 @@ async def test_a_schedule_runs_again_and_again(mirror: Mirror, upstream: FakeReg
     await sleeps.asked.get()
     assert mirror.stored(ONE.layers[0].digest).exists()
     assert sum(each.method == "GET" for each in upstream.requests) == 1 + len(ONE.blobs)
+    await scheduler.close()
+
+
+async def test_one_that_finds_too_many_running_comes_back_soon(
+    mirror: Mirror, upstream: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.push(REPOSITORY, ONE, ["v1"])
+    sleeps = Sleeps()
+    scheduler = scheduler_of(mirror, sleeps)
+    scheduler.follow([EVERY_HOUR])
+    await sleeps.asked.get()
+    with monkeypatch.context() as busy:
+        busy.setattr(prefetching, "_RUNNING_MAX", 0)
+        sleeps.goes_on.put_nowait(None)
+        assert await sleeps.asked.get() == 60
+    sleeps.goes_on.put_nowait(None)
+    assert await sleeps.asked.get() == pytest.approx(3600, abs=5)
+    assert await runs(mirror) == 1
     await scheduler.close()
 
 
