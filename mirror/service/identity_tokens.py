@@ -4,6 +4,7 @@ A module of its own, imported where there is an issuer: PyJWT and cryptography t
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import jwt
@@ -25,7 +26,8 @@ ALGORITHMS: Final = (
 KEYS_SECONDS: Final = 3600.0
 LOOK_AGAIN_SECONDS: Final = 30.0
 """How often an unknown key may make us ask for the keys."""
-_KINDS: Final = frozenset({"RSA", "EC", "OKP"})
+_KINDS: Final = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("EdDSA",)}
+"""The kinds of keys, and how the names of what they sign by begin (RFC 7518 section 3.1)."""
 _UNREADABLE: Final = (jwt.PyJWTError, ValueError, TypeError, RecursionError)
 """What PyJWT raises at junk: besides its own errors, those of JSON that is nested deeply, of
 keys whose fields are of another type, and of text that is not UTF-8."""
@@ -35,6 +37,28 @@ _log = get_logger("auth")
 FetchKeys = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
 
 
+@dataclass(frozen=True, slots=True)
+class IssuerKey:
+    """A public key, and the signatures that it may have made."""
+
+    key: Any
+    algorithms: list[str]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "IssuerKey":
+        """Read a JSON Web Key; one that names no algorithm has any of its kind (RFC 7517 4.4).
+
+        Raises one of ``_UNREADABLE`` where it is of a kind that is not known here.
+        """
+        usable = jwt.PyJWK.from_dict(dict(told))
+        named = told.get("alg")
+        prefixes = _KINDS[str(told.get("kty"))]
+        return cls(
+            usable.key,
+            [each for each in ALGORITHMS if each.startswith(prefixes) and named in {None, each}],
+        )
+
+
 class KeyRing:
     """The keys of an issuer: fetched at the first token, once an hour, and for a new key."""
 
@@ -42,12 +66,12 @@ class KeyRing:
         self._issuer = issuer
         self._fetch = fetch
         self._clock = clock
-        self._keys: dict[str, jwt.PyJWK] = {}
+        self._keys: dict[str, IssuerKey] = {}
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
         self._flights: SingleFlight[str, None] = SingleFlight()
 
-    async def find(self, name: str | None) -> jwt.PyJWK | None:
+    async def find(self, name: str | None) -> IssuerKey | None:
         """Return the key that a token names; without a name, the only one there is.
 
         Raises:
@@ -91,12 +115,12 @@ class KeyRing:
         return self._clock.monotonic() - at
 
 
-def _usable(keys: Sequence[Mapping[str, Any]]) -> dict[str, jwt.PyJWK]:
+def _usable(keys: Sequence[Mapping[str, Any]]) -> dict[str, IssuerKey]:
     found = {}
     for key in keys:
         if str(key.get("kty")) in _KINDS and key.get("use", "sig") == "sig":
             try:
-                found[str(key.get("kid", ""))] = jwt.PyJWK.from_dict(dict(key))
+                found[str(key.get("kid", ""))] = IssuerKey.of(key)
             except _UNREADABLE:
                 continue  # of a kind that is not known here
     return found
@@ -140,9 +164,9 @@ class OidcTokens:
         """Stop asking for keys."""
         await self._keys.close()
 
-    def _holder(self, token: str, key: jwt.PyJWK) -> Identity | None:
+    def _holder(self, token: str, key: IssuerKey) -> Identity | None:
         try:
-            claims = jwt.decode(token, key, algorithms=list(ALGORITHMS), options=_SIGNATURE_ONLY)
+            claims = jwt.decode(token, key.key, algorithms=key.algorithms, options=_SIGNATURE_ONLY)
         except _UNREADABLE:
             return None
         return self._rules.identity(claims, self._clock.wall())

@@ -10,6 +10,8 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 
 from mirror.settings import Auth, KubernetesAuth, Oidc
 from tests.fakes import faults
@@ -73,6 +75,28 @@ async def test_a_token_lets_in_whom_it_names(mirror: Mirror, issuer: Issuer) -> 
     assert await status(mirror, issuer.token(team="blue", sub="bob", groups=["x", "dev"])) == 200
     assert await status(mirror, issuer.token(team="blue", sub="b", repository="acme/app")) == 200
     assert issuer.count("GET") == 2, "discovery and keys are asked for once"
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "RS512", "PS256"])
+async def test_a_key_that_names_no_algorithm_has_those_of_its_kind(
+    mirror: Mirror, issuer: Issuer, algorithm: str
+) -> None:
+    private = rsa.generate_private_key(65537, 2048)
+    public = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    issuer.odd_keys = [{**public, "kid": "rsa"}]
+    claims = jwt.decode(issuer.token(team="blue"), options={"verify_signature": False})
+    token = jwt.encode(claims, private, algorithm, headers={"kid": "rsa"})
+    assert await status(mirror, token) == 200
+
+
+async def test_a_key_that_names_an_algorithm_has_no_other(mirror: Mirror, issuer: Issuer) -> None:
+    private = rsa.generate_private_key(65537, 2048)
+    public = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    issuer.odd_keys = [{**public, "kid": "rsa", "alg": "RS512"}]
+    claims = jwt.decode(issuer.token(team="blue"), options={"verify_signature": False})
+    for algorithm, wanted in (("RS512", 200), ("RS256", 401)):
+        token = jwt.encode(claims, private, algorithm, headers={"kid": "rsa"})
+        assert await status(mirror, token) == wanted
 
 
 async def test_as_a_password_too(mirror: Mirror, issuer: Issuer) -> None:
