@@ -157,7 +157,7 @@ class Changes:
     async def expire(self) -> None:
         """Remove what nobody asked for since ``policy.expire_after``."""
         await self._parts.pools.fill.run(self._parts.partials.expire)
-        for upstream, policy in self._parts.policies.items():
+        for upstream, policy in tuple(self._parts.policies.items()):  # a reload may come between
             if policy.expire_after_seconds is not None:
                 await self._write_uses()
                 now = self._parts.clock.wall()

@@ -318,8 +318,8 @@ class Store:
                 await self.changes.expire()
                 await self.trim()
                 await self.flush()
-            except OSError as error:
-                _log.error("the house could not be kept", reason=str(error))
+            except Exception as error:  # noqa: BLE001 -- the bound must hold in the next round
+                _log.exception("the house could not be kept", reason=str(error))
             await asyncio.sleep(_FLUSH_EVERY_SECONDS)
 
     async def trim(self) -> None:
