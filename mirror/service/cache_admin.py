@@ -149,8 +149,14 @@ class CacheAdmin:
         await self._store.pin(repository, reference, tuple(platforms), held_at)
         await self._settle()
         self.on_pinned()
-        return next(
-            each for each in await self.pins() if each.image == image_name(repository, reference)
+        name = image_name(repository, reference)
+        for each in await self.pins():
+            if each.image == name:
+                return each
+        raise RefusedError(
+            RefusalCode.NOT_FOUND,
+            f"{name} was unpinned again meanwhile",
+            "pin it once more if it is to stay",
         )
 
     async def unpin(self, text: str) -> str:

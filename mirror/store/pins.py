@@ -4,6 +4,7 @@ A pin is of a tag or a digest of a repository; what it covers is worked out anew
 set, and when a tag or a manifest of such a repository comes in.
 """
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,11 +42,15 @@ class Pin(msgspec.Struct, frozen=True):
 
 
 class Pins:
-    """All pins; calls are synchronous, but ``digests`` may be read anywhere."""
+    """All pins; calls are synchronous, but ``digests`` may be read anywhere.
+
+    Whoever changes something does so alone, from what the one before has left.
+    """
 
     def __init__(self, layout: Layout, refs: Refs) -> None:
         self._layout = layout
         self._refs = refs
+        self._changing = threading.RLock()
         self._kept = _read(self._path)
         self._declared: tuple[Pin, ...] = ()
         self.digests: frozenset[str] = frozenset()
@@ -61,8 +66,9 @@ class Pins:
 
     def declare(self, pins: tuple[Pin, ...]) -> None:
         """Set the pins of the configuration, which no command takes away."""
-        self._declared = pins
-        self.look()
+        with self._changing:
+            self._declared = pins
+            self.look()
 
     def is_declared(self, repository: Repository, reference: Reference) -> bool:
         """Tell whether there is a pin of an image in the configuration."""
@@ -70,16 +76,18 @@ class Pins:
 
     def put(self, pin: Pin) -> None:
         """Set a pin, in place of one of the same image."""
-        others = (each for each in self._kept if not _is_same(each, pin))
-        self._write((*others, pin))
+        with self._changing:
+            others = (each for each in self._kept if not _is_same(each, pin))
+            self._write((*others, pin))
 
     def drop(self, repository: Repository, reference: Reference) -> bool:
         """Take a pin away; returns whether there was one."""
-        left = tuple(each for each in self._kept if not each.names(repository, reference))
-        if len(left) == len(self._kept):
-            return False
-        self._write(left)
-        return True
+        with self._changing:
+            left = tuple(each for each in self._kept if not each.names(repository, reference))
+            if len(left) == len(self._kept):
+                return False
+            self._write(left)
+            return True
 
     def concern(self, repository: Repository) -> bool:
         """Tell whether what comes in for a repository may be pinned."""
@@ -100,7 +108,8 @@ class Pins:
 
     def look(self) -> None:
         """Work out what the pins cover, as far as it is here."""
-        self.digests = frozenset(digest for pin in self.all for digest in self._covered(pin))
+        with self._changing:
+            self.digests = frozenset(digest for pin in self.all for digest in self._covered(pin))
 
     @property
     def _path(self) -> Path:

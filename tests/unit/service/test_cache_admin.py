@@ -247,6 +247,21 @@ async def test_what_is_not_pinned_cannot_be_unpinned(mirror: Mirror) -> None:
     assert raised.value.code is RefusalCode.NOT_FOUND
 
 
+async def test_a_pin_that_another_takes_away_meanwhile_is_refused(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = mirror.up.cache
+
+    async def unpin() -> None:
+        monkeypatch.undo()
+        await cache.unpin("alpine:one")
+
+    monkeypatch.setattr(cache, "_settled", unpin)  # awaited when the pin is set
+    with pytest.raises(RefusedError, match="unpinned again") as raised:
+        await cache.pin("alpine:one")
+    assert raised.value.code is RefusalCode.NOT_FOUND
+
+
 async def test_a_pin_of_what_is_not_here_says_so(mirror: Mirror) -> None:
     pin = await mirror.up.cache.pin("alpine:one", ["linux/amd64"])
     assert (pin.stored, pin.digest, pin.platforms) == (False, None, ("linux/amd64",))
