@@ -17,6 +17,7 @@
 import fcntl
 import itertools
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ class Layout:
                 digest = Digest(path.parent.parent.name, path.name)
             except MirrorError:
                 continue
-            if path == self.blob(digest) and path.is_file() and not path.is_symlink():
+            if path == self.blob(digest) and _is_regular(path):
                 yield digest, path
 
     def partial(self, scope: str, digest: Digest) -> Path:
@@ -161,6 +162,14 @@ class Layout:
             raise
         if is_durable:
             sync_directory(path.parent)
+
+
+def _is_regular(path: Path) -> bool:
+    """Return whether there is a file that is no link, as far as the disk says."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _write_file(path: Path, content: bytes, *, is_durable: bool) -> None:

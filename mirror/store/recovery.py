@@ -218,6 +218,9 @@ class _Rebuild:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:  # what is wrong with one file must not keep all from being served
+            _log.warning("a manifest cannot be read", digest=str(digest), reason=str(error))
+            return None
         if Digest.of(content, digest.algorithm) != digest:
             path.unlink(missing_ok=True)
             return None

@@ -5,7 +5,7 @@ a time.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from mirror.domain.errors import MirrorError
 from mirror.domain.manifests import read_manifest
@@ -16,7 +16,9 @@ from mirror.store.layout import Layout, sync_directory
 from mirror.store.locks import is_at, open_exclusive
 from mirror.store.refs import Refs
 from mirror.store.rows import ObjectRow
+from mirror.store.stored import is_gone
 
+_TOLD_MAX: Final = 1000
 _log = get_logger("store")
 
 
@@ -42,6 +44,8 @@ class Removals:
         self._pinned = pinned
         self._under_way = under_way
         self._condemned: dict[str, BinaryIO | None] = {}
+        self._told: set[str] = set()
+        """What was said to be unreadable: it comes up again and again."""
 
     def evict(self, demand: Demand) -> Evicted:
         """Remove what goes first until enough is free, in one short step; see ``Index.evict``."""
@@ -63,16 +67,35 @@ class Removals:
         return victim[2] if victim else None
 
     def condemn(self, digest: str, row: ObjectRow) -> Sequence[str] | None:
-        """Claim an object's file; returns what it links, or ``None`` if it stays."""
+        """Claim an object's file; returns what it links, or ``None`` if it stays.
+
+        What the disk does not open stays, too: it must not keep all behind it from going.
+        """
         path = self._layout.blob(Digest.parse(digest))
-        is_lost = not path.exists()
+        is_lost = is_gone(path)
         if digest in self._under_way or (digest in self._pinned() and not is_lost):
             return None
-        file = None if is_lost else open_exclusive(path)
-        if file is None and path.exists():
+        try:
+            file = None if is_lost else open_exclusive(path)
+        except OSError as error:
+            self._tell_unreadable(digest, error)
+            return None
+        if file is None and not is_gone(path):
             return None
         self._condemned[digest] = file
-        return [] if row.is_blob or file is None else children(file.read(), digest)
+        return [] if row.is_blob or file is None else _children_in(file, digest)
+
+    def _tell_unreadable(self, digest: str, error: OSError) -> None:
+        if digest in self._told:
+            return
+        if len(self._told) >= _TOLD_MAX:
+            self._told.clear()
+        self._told.add(digest)
+        _log.warning(
+            "an object cannot be opened, and so not be evicted; check the disk and the permissions",
+            digest=digest,
+            reason=str(error),
+        )
 
     def _remove_files(self, victims: list[tuple[str, str, ObjectRow]]) -> None:
         """Remove the files of what has no row any more; what fails, the next start does."""
@@ -106,6 +129,14 @@ def drop_refs(refs: Refs, digest: str, repositories: Sequence[str]) -> None:
     for text in repositories:
         upstream, _, name = text.partition("/")
         refs.drop(Repository(upstream, name), Digest.parse(digest))
+
+
+def _children_in(file: BinaryIO, digest: str) -> list[str]:
+    """Return what an open manifest links; one that the disk does not give back links none."""
+    try:
+        return children(file.read(), digest)
+    except OSError:
+        return []
 
 
 def children(content: bytes, digest: str) -> list[str]:

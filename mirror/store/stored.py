@@ -54,6 +54,17 @@ def is_whole(path: Path, size_bytes: int) -> bool:
         return False
 
 
+def is_gone(path: Path) -> bool:
+    """Return whether there is surely no file; where the disk does not say, there may be one."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def open_kept(path: Path) -> BinaryIO:
     """Open a file so that it is not removed; raises FileNotFoundError: it is gone, or going."""
     file = open_shared(path)

@@ -11,6 +11,7 @@ from mirror.store.order import count_key
 from mirror.store.removal import children
 from mirror.store.rows import CountRow, DocumentRow, LinkRow, ObjectRow
 from mirror.store.store import Store
+from mirror.store.stored import is_gone
 
 
 class Survey:
@@ -29,6 +30,8 @@ class Survey:
         self._counted: set[str] = set()
         self._counts: Counter[str] = Counter()
         self._links: list[str] = []
+        self._has_unreadable = False
+        """Of some manifest it is not known what it links."""
 
     async def look(self) -> None:
         """Look through the index and read the manifests."""
@@ -59,35 +62,47 @@ class Survey:
             return
         self.stored.add(digest)
         if row.is_blob:
-            if not path.exists():
+            if is_gone(path):
                 self.without_file.append(digest)
             return
         try:
             self._counts.update(dict.fromkeys(children(path.read_bytes(), digest), 1))
-        except FileNotFoundError:
-            self.without_file.append(digest)
+        except OSError:
+            if is_gone(path):
+                self.without_file.append(digest)
+            else:
+                self._has_unreadable = True
 
     def wrong_counts(self) -> Iterator[tuple[str, int]]:
         """Yield objects that more or fewer manifests link than the index says."""
         for digest in self._counted | self._counts.keys():
-            row = self._index.get(count_key(digest), CountRow)
-            if (row.count if row else 0) != self._counts[digest]:
-                yield digest, self._counts[digest]
+            count = self._links_to(digest)
+            if self._count(digest) != count:
+                yield digest, count
 
     def unreachable(self, young: float) -> Iterator[tuple[str, ObjectRow]]:
         """Yield objects that nobody can ask for, last used before *young*."""
         listed = {digest for _, digest in self.documents}
         for digest in self.stored - self._linked - listed - set(self.without_file):
             row = self._index.get(object_key(digest), ObjectRow)
-            if row is not None and row.used_at < young and not self._counts[digest]:
+            if row is not None and row.used_at < young and not self._links_to(digest):
                 yield digest, row
 
     def dead_links(self) -> Iterator[tuple[str, LinkRow]]:
         """Yield links to what is not here and no manifest links."""
         for key in self._index.all_keys():
             digest = key.rpartition("@")[2]
-            if not key.startswith("l:") or digest in self.stored or self._counts[digest]:
+            if not key.startswith("l:") or digest in self.stored or self._links_to(digest):
                 continue
             row = self._index.get(key, LinkRow)
             if row is not None:
                 yield key, row
+
+    def _links_to(self, digest: str) -> int:
+        """Return how many manifests link an object; one that cannot be read may be among them."""
+        counted = self._counts[digest]
+        return max(counted, self._count(digest)) if self._has_unreadable else counted
+
+    def _count(self, digest: str) -> int:
+        row = self._index.get(count_key(digest), CountRow)
+        return row.count if row else 0

@@ -26,6 +26,7 @@ from mirror.store.index import object_key
 from mirror.store.locks import open_exclusive
 from mirror.store.rows import DocumentRow, LinkRow, ObjectRow, TagRow
 from mirror.store.store import Store
+from mirror.store.stored import is_gone
 from mirror.store.survey import Survey
 
 GRACE_SECONDS: Final = 600
@@ -162,11 +163,14 @@ class Sweep:
             if self._row(str(digest)) is None:
                 try:
                     yield digest, path, path.stat().st_size
-                except FileNotFoundError:
+                except OSError:
                     continue
 
     def _remove_file(self, digest: Digest, path: Path) -> bool:
-        file = None if self._row(str(digest)) else open_exclusive(path)
+        try:
+            file = None if self._row(str(digest)) else open_exclusive(path)
+        except OSError:
+            return False  # another sweep may find the disk in a better state
         if file is None:
             return False
         with file:
@@ -179,7 +183,7 @@ class Sweep:
             async def remove(digest: str = digest) -> bool:
                 parsed = Digest.parse(digest)
                 path = self._parts.layout.blob(parsed)
-                return await self._store.drop(parsed, lambda: not path.exists())
+                return await self._store.drop(parsed, lambda: is_gone(path))
 
             yield Found(Leftover.ROW, digest), remove
 
