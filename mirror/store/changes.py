@@ -19,7 +19,7 @@ from mirror.runtime.pools import Pools
 from mirror.runtime.together import Together
 from mirror.settings import Cache, Policy
 from mirror.store.facts import Facts
-from mirror.store.index import Demand, Evicted, Index, object_key
+from mirror.store.index import Demand, Evicted, Grown, Index, object_key
 from mirror.store.layout import Layout
 from mirror.store.partials import Partials
 from mirror.store.removal import Removals
@@ -90,8 +90,8 @@ class Changes:
     async def _committed(
         self, commit: Commit, publish: Callable[[], BinaryIO | None], reservation: Reservation
     ) -> None:
-        def account(added: tuple[ObjectRow, int]) -> None:
-            self._parts.space.stored_by[added[0].upstream] += added[1]
+        def account(added: tuple[ObjectRow, Grown]) -> None:
+            self._parts.space.stored_by.update(added[1])  # a Counter adds up
             reservation.release()
 
         under_way = self._parts.under_way
@@ -105,7 +105,7 @@ class Changes:
         self,
         commit: Commit,
         publish: Callable[[], BinaryIO | None],
-        account: Callable[[tuple[ObjectRow, int]], None],
+        account: Callable[[tuple[ObjectRow, Grown]], None],
     ) -> None:
         entry = await self._announcing.start(commit)
         try:

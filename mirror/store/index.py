@@ -5,7 +5,7 @@ are synchronous and belong in the index threads.
 """
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,7 +17,10 @@ from mirror.store.database import ROWS_PER_TRANSACTION, Database, IndexBrokenErr
 from mirror.store.order import Head, Order, count_key, object_key
 from mirror.store.rows import Commit, CountRow, LinkRow, ObjectRow, Removal, Totals
 
-__all__ = ["Demand", "Evicted", "Index", "IndexBrokenError", "Judge", "object_key"]
+__all__ = ["Demand", "Evicted", "Grown", "Index", "IndexBrokenError", "Judge", "object_key"]
+
+Grown = Mapping[str, int]
+"""By how many bytes which upstreams have more, or less, than before."""
 
 _ROWS_OF_A_VICTIM: Final = 4
 _VICTIMS_PER_TRANSACTION: Final = 100
@@ -98,14 +101,14 @@ class Index(Database):
         with self.transaction():
             return [self.announce(commit) for commit in commits]
 
-    def commit(self, commit: Commit, announcement: str | None = None) -> tuple[ObjectRow, int]:
+    def commit(self, commit: Commit, announcement: str | None = None) -> tuple[ObjectRow, Grown]:
         """Write that an object stands in ``blobs/``; scopes and repositories add up.
 
-        Returns the row as it is now, and by how many bytes the total grew. Links, counts,
-        totals and the order of eviction follow in the same transaction.
+        Returns the row as it is now, and by how many bytes which upstreams grew. Links,
+        counts, totals and the order of eviction follow in the same transaction.
         """
         with self.transaction():
-            row, grown_bytes = self._add(commit)
+            row, grown = self._add(commit)
             if commit.own_link is not None:
                 self.put(*commit.own_link)
             for key, link in commit.links:
@@ -113,11 +116,11 @@ class Index(Database):
                     self.put(key, link)
             if announcement is not None:
                 self.delete([announcement])
-        return row, grown_bytes
+        return row, grown
 
     def commit_announced(
         self, commits: Sequence[tuple[Commit, str]]
-    ) -> list[tuple[ObjectRow, int]]:
+    ) -> list[tuple[ObjectRow, Grown]]:
         """Do for several what ``commit`` does, in one transaction."""
         with self.transaction():
             return [self.commit(*each) for each in commits]
@@ -254,21 +257,24 @@ class Index(Database):
             self.put(_TOTALS, self._totals)
             self._written_totals = self._totals
 
-    def _add(self, commit: Commit) -> tuple[ObjectRow, int]:
+    def _add(self, commit: Commit) -> tuple[ObjectRow, Grown]:
         key, seen = object_key(commit.digest), commit.row
         before = self.row(key, ObjectRow)
         row = seen if before is None else before.merged(seen)
         if not row.is_blob and (before is None or before.is_blob):
             for child in dict.fromkeys(commit.children):
                 self._count(child, +1)
-        if before is not None:
+        if before is None:
+            row = self._order.place(commit.digest, row)
+            self._totals = self._totals.plus(row, +1)
+            return row, {row.upstream: row.size_bytes}
+        self._totals = self._totals.plus(before, -1).plus(row, +1)
+        if before.upstream == row.upstream:
             self.put(key, row)
-            if before.is_blob != row.is_blob:
-                self._totals = self._totals.plus(before, -1).plus(row, +1)
-            return row, 0
+            return row, {}
+        # It was nobody's: from now on it counts, and goes, with what its upstream has.
         row = self._order.place(commit.digest, row)
-        self._totals = self._totals.plus(row, +1)
-        return row, row.size_bytes
+        return row, {before.upstream: -row.size_bytes, row.upstream: row.size_bytes}
 
     def _drop_own_links(self, digest: str, row: ObjectRow) -> None:
         """Delete the links of those who brought it; what a manifest links may still be asked."""

@@ -1,6 +1,8 @@
 """What goes and what stays: whole images, pins, upstreams' own bounds, expiry, crashes."""
 
 import asyncio
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -189,6 +191,26 @@ async def test_an_upstream_may_hold_so_much_and_costs_others_nothing(tmp_path: P
             await store.reservation("ghcr.io").grow(2501)
     async with store_of(tmp_path, policies=policies) as store:
         assert store.space.stored_by == {"docker.io": 2000, "ghcr.io": 2000}
+
+
+async def test_what_was_nobodys_counts_for_the_upstream_that_has_it_again(tmp_path: Path) -> None:
+    """A rebuild finds it without anything that says whose it is; then its upstream sends it."""
+    policies = {"ghcr.io": Policy(max_size=SizeOrShare(size_bytes=2500))}
+    async with store_of(tmp_path) as store:
+        await commit(store, blob(2000), source=GHCR)
+    for directory in ("index", "refs"):
+        shutil.rmtree(tmp_path / directory)
+    clock = FakeClock(1e9)
+    async with store_of(tmp_path, clock=clock, policies=policies) as store:
+        assert store.space.stored_by == {"": 2000}
+        await commit(store, blob(2000), source=GHCR)
+        assert store.space.stored_by == Counter({"ghcr.io": 2000})
+        clock.advance(100)
+        await commit(store, blob(1000, 1), source=GHCR)
+
+        assert not await is_here(store, blob(2000))
+        assert store.space.stored_by == Counter({"ghcr.io": 1000})
+        assert Counter(store.parts.index.totals.upstreams) == store.space.stored_by
 
 
 async def test_what_nobody_asked_for_since_expires(tmp_path: Path) -> None:

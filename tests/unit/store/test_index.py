@@ -40,7 +40,7 @@ def row(size: int = 10, used_at: float = 1.0, *scopes: str) -> ObjectRow:
 
 def add(index: Index, name: str, seen: ObjectRow, *children: str) -> int:
     """Add an object and return by how much the total grew."""
-    return index.commit(Commit(name, seen, children=children))[1]
+    return sum(index.commit(Commit(name, seen, children=children))[1].values())
 
 
 def seen(index: Index, name: str) -> ObjectRow | None:
@@ -329,6 +329,58 @@ def test_an_upstream_is_evicted_on_its_own(index: Index) -> None:
     assert evict(index, 1, upstream="b") == ["b 2"]
     assert index.totals.upstreams == {"a": 0, "a-5": 2, "b": 1}
     assert evict(index, 9) == ["a-5 1", "a-5 4", "b 5"]
+
+
+_UPSTREAMS = st.sampled_from(["", "a", "b"])
+_OWNED = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "add", "drop", "evict", "reopen"]),
+        st.integers(0, 4),
+        _UPSTREAMS,
+        st.sampled_from(["blob", "manifest"]),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=_OWNED)
+def test_each_upstream_has_what_a_recount_gives(
+    steps: list[tuple[str, int, str, ObjectKind]],
+) -> None:
+    """Also when what was nobody's becomes that of an upstream, and goes with its objects."""
+    with tempfile.TemporaryDirectory() as directory:
+        index, told = Index(Path(directory)), Counter[str]()
+        for at, (what, number, upstream, kind) in enumerate(steps):
+            if what == "add":
+                new = ObjectRow(1 << number, kind, ("_",), float(at), (), upstream)
+                told.update(index.commit(Commit(str(number), new))[1])
+            elif what == "drop":
+                dropped = index.drop_object(str(number))
+                told.subtract({dropped.upstream: dropped.size_bytes} if dropped else {})
+            elif what == "evict":
+                gone = evict(index, 1 << number, upstream=upstream)
+                told.subtract({upstream: sum(1 << int(each) for each in gone)})
+            else:
+                index.close()
+                index = Index(Path(directory))
+            counted = Counter[str]()
+            for each in stored(index):
+                counted[each.upstream] += each.size_bytes
+            assert Counter(index.totals.upstreams) == told == counted
+            assert places(index) == {each.place for each in stored(index)}
+            for each in stored(index):
+                assert each.place.partition(":")[2].partition("|")[0] == each.upstream
+        index.close()
+
+
+def stored(index: Index) -> list[ObjectRow]:
+    rows = [index.get(key, ObjectRow) for key in index.all_keys() if key.startswith("o:")]
+    return [each for each in rows if each is not None]
+
+
+def places(index: Index) -> set[str]:
+    return {key for key in index.all_keys() if key.startswith(("q0:", "q1:"))}
 
 
 def test_what_was_used_since_does_not_expire(index: Index) -> None:
