@@ -24,6 +24,7 @@ from mirror.runtime.steps import in_steps
 from mirror.store.facts import tag_key
 from mirror.store.index import object_key
 from mirror.store.locks import open_exclusive
+from mirror.store.refs import TagRef
 from mirror.store.rows import DocumentRow, LinkRow, ObjectRow, TagRow
 from mirror.store.store import Store
 from mirror.store.stored import is_gone
@@ -272,8 +273,9 @@ class Sweep:
             async for tag in in_steps(pool, self._dead_tags(repository)):
 
                 async def remove_tag(repository: Repository = repository, tag: Tag = tag) -> bool:
-                    await self._store.drop_tag(repository, tag)
-                    return True
+                    gone = await self._in_writer(lambda: self._remove_tag(repository, tag))
+                    await self._parts.facts.forget([tag_key(repository, tag)])
+                    return gone
 
                 yield Found(Leftover.TAG, f"{repository}:{tag}"), remove_tag
 
@@ -293,17 +295,28 @@ class Sweep:
         return True
 
     def _dead_tags(self, repository: Repository) -> Iterator[Tag]:
-        pinned = {
-            pin.reference
-            for pin in self._store.pins.all
-            if (pin.upstream, pin.repository) == (repository.upstream, repository.name)
-        }
         for tag, ref in self._store.refs.all_tags(repository):
-            row = self._index.get(tag_key(repository, tag), TagRow)
-            digest, seen = (row.digest, row.confirmed_at) if row else (ref.digest, ref.confirmed_at)
-            is_old = seen < self._now - max(GRACE_SECONDS, self._keeps(repository, tag))
-            if is_old and tag.name not in pinned and self._row(digest) is None:
+            if self._is_dead(repository, tag, ref):
                 yield tag
+
+    def _is_dead(self, repository: Repository, tag: Tag, ref: TagRef) -> bool:
+        """Tell whether a tag is too old to be served, and leads to nothing."""
+        row = self._index.read(tag_key(repository, tag), TagRow)
+        # Who confirms a tag writes the file before the row, but not each time: the later counts.
+        seen = max(ref.confirmed_at, row.confirmed_at if row else 0)
+        if seen >= self._now - max(GRACE_SECONDS, self._keeps(repository, tag)):
+            return False
+        digest = row.digest if row else ref.digest
+        is_here = self._index.read(object_key(digest), ObjectRow) is not None
+        return not is_here and not self._store.pins.has(repository, tag)
+
+    def _remove_tag(self, repository: Repository, tag: Tag) -> bool:
+        ref = self._store.refs.tag(repository, tag)
+        if ref is None or not self._is_dead(repository, tag, ref):
+            return False
+        self._store.refs.drop_tag(repository, tag)
+        self._index.delete([tag_key(repository, tag)])
+        return True
 
     # --- helpers ---------------------------------------------------------------------------
 
