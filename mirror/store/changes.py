@@ -19,7 +19,7 @@ from mirror.runtime.pools import Pools
 from mirror.runtime.together import Together
 from mirror.settings import Cache, Policy
 from mirror.store.facts import Facts
-from mirror.store.index import Demand, Evicted, Grown, Index, object_key
+from mirror.store.index import Demand, Evicted, Grown, Index, IndexBrokenError, object_key
 from mirror.store.layout import Layout
 from mirror.store.partials import Partials
 from mirror.store.removal import Removals
@@ -117,18 +117,27 @@ class Changes:
         try:
             row, _ = await self._accounted(self._adding.start((commit, entry)), account)
         except OSError:
-            await self._parts.pools.index_write.run(self._remove_uncounted, commit.digest)
-            self._unsettled.append(entry)
+            if await self._parts.pools.index_write.run(self._remove_uncounted, commit.digest):
+                self._unsettled.append(entry)
             raise
         finally:
             if file is not None:
                 file.close()
         await self._parts.facts.remember(commit, row)
 
-    def _remove_uncounted(self, digest: str) -> None:
-        """Remove a file that has no row: it would never be counted against the bound."""
-        if self._parts.index.get(object_key(digest), ObjectRow) is None:
+    def _remove_uncounted(self, digest: str) -> bool:
+        """Remove a file that has no row: it would never be counted against the bound.
+
+        Returns ``False`` where the index does not say whether it has one: then the file stays,
+        and with its entry in the journal the next start finds out.
+        """
+        try:
+            row = self._parts.index.read(object_key(digest), ObjectRow)
+        except IndexBrokenError:
+            return False
+        if row is None:
             self._parts.layout.blob(Digest.parse(digest)).unlink(missing_ok=True)
+        return True
 
     async def settle(self) -> None:
         """Take out of the journal what did not come to pass, if need be at a later time."""

@@ -307,8 +307,7 @@ class Sweep:
         if seen >= self._now - max(GRACE_SECONDS, self._keeps(repository, tag)):
             return False
         digest = row.digest if row else ref.digest
-        is_here = self._index.read(object_key(digest), ObjectRow) is not None
-        return not is_here and not self._store.pins.has(repository, tag)
+        return self._row(digest) is None and not self._store.pins.has(repository, tag)
 
     def _remove_tag(self, repository: Repository, tag: Tag) -> bool:
         ref = self._store.refs.tag(repository, tag)
@@ -321,7 +320,8 @@ class Sweep:
     # --- helpers ---------------------------------------------------------------------------
 
     def _row(self, digest: str) -> ObjectRow | None:
-        return self._index.get(object_key(digest), ObjectRow)
+        """Return an object's row; raises IndexBrokenError: what cannot be read is not gone."""
+        return self._index.read(object_key(digest), ObjectRow)
 
     def _of_use(self, repository: str) -> float:
         """Return for how long upstream's word for an object is of use."""
