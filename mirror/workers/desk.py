@@ -159,9 +159,23 @@ class Desk:
         task, opened = self._tasks.pop(number, None), self._open.pop(number, None)
         if task is None and opened is None:
             return
-        leaving = asyncio.create_task(_left(task, opened))
+        if task is not None:
+            task.cancel()  # at once: what it waits for may be there already, and it would go on
+        leaving = asyncio.create_task(self._left(number, task, opened))
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
+
+    async def _left(
+        self, number: int, task: "asyncio.Task[None] | None", opened: _Open | None
+    ) -> None:
+        """Wait for the end of what was done for a reader, then let go of the body."""
+        if task is not None:
+            await asyncio.wait([task])
+        opened = opened or self._open.pop(number, None)  # it may have been opened after all
+        if opened is not None:
+            if opened.parts is not None:
+                await opened.parts.aclose()
+            await opened.body.close()
 
     # --- answering ---------------------------------------------------------------------------
 
@@ -277,17 +291,6 @@ class Desk:
         is_new, opened.file = part.file is not opened.file, part.file
         message = messages.encode(messages.NextFilePart(number, part.start, part.length_bytes))
         self._channel.send(message, part.file.fileno() if is_new else None)
-
-
-async def _left(task: "asyncio.Task[None] | None", opened: _Open | None) -> None:
-    """End what is done for a reader, then let go of the body; it must be in this order."""
-    if task is not None:
-        task.cancel()
-        await asyncio.wait([task])
-    if opened is not None:
-        if opened.parts is not None:
-            await opened.parts.aclose()
-        await opened.body.close()
 
 
 def _told(led: trail.Trail) -> Led:
