@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from mirror.domain.errors import DeniedError
+from mirror.domain.errors import DeniedError, NameUnknownError
 from mirror.domain.freshness import IMMUTABLE, Lifetime, TagRule, matches, tag_lifetime_seconds
 from mirror.domain.names import Repository, Tag
 from mirror.settings import Policy, Upstream
@@ -27,8 +27,17 @@ class Policies:
         )
 
     def of(self, repository: Repository) -> Policy:
-        """Return the policy of the repository's upstream."""
-        return self._policies[repository.upstream]
+        """Return the policy of the repository's upstream.
+
+        Raises:
+            NameUnknownError: a reload took that upstream away while something ran for it.
+        """
+        try:
+            return self._policies[repository.upstream]
+        except KeyError:
+            raise NameUnknownError(
+                f"this mirror has no upstream {repository.upstream!r} any more"
+            ) from None
 
     def named(self, upstream: str) -> Policy:
         """Return the policy of an upstream."""
@@ -36,7 +45,8 @@ class Policies:
 
     def waits(self, upstream: str) -> bool:
         """Return whether clients are told to wait when an upstream limits our rate."""
-        return self._policies[upstream].on_rate_limit == "wait"
+        policy = self._policies.get(upstream)  # one that a reload took away keeps nobody waiting
+        return policy is not None and policy.on_rate_limit == "wait"
 
     def believed_by(self, repository: Repository, tag: Tag) -> str:
         """Return what in the configuration says for how long a tag is believed."""
@@ -51,7 +61,7 @@ class Policies:
         return repository in self._allowed
 
     def check(self, repository: Repository) -> None:
-        """Raise DeniedError unless the configuration lets the repository be pulled."""
+        """Raise DeniedError or NameUnknownError unless the repository may be pulled."""
         if repository in self._allowed:
             return
         policy = self.of(repository)

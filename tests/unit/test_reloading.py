@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,10 +17,11 @@ from mirror.app import running
 from mirror.app.reloading import Reloading
 from mirror.service.account_tokens import KubernetesTokens
 from mirror.settings import Settings
-from tests.fakes import answers
+from tests.fakes import answers, faults
 from tests.fakes.content import blob, image
 from tests.fakes.origin import Origin
 from tests.fakes.registry import FakeRegistry
+from tests.fakes.script import Fault
 from tests.fakes.wire import Recorded
 from tests.harness import MIB, Mirror
 from tests.unit.web.wire import REPOSITORY, blob_path, manifest_path
@@ -182,6 +184,28 @@ async def test_what_is_under_way_goes_on(
         second.push(REPOSITORY, ONE, ["v1"])
         assert (await mirror.get(manifest_path("v1"))).body == ONE.content
         assert second.requests
+
+
+@pytest.mark.parametrize("fault", [None, faults.status(429)], ids=["not found", "rate limit"])
+async def test_who_waits_for_an_upstream_that_is_taken_away_is_told_so(
+    mirror: Mirror, file: File, upstream: FakeRegistry, log_lines: io.StringIO, fault: Fault | None
+) -> None:
+    async with FakeRegistry() as second:
+        both = {"docker.io": {"endpoints": [upstream.url]}, "quay.io": {"endpoints": [second.url]}}
+        file.write(upstreams=both)
+        await mirror.up.reloading.reload()
+        gate = second.hold_head("manifest")
+        if fault is not None:
+            second.fail(fault, kind="manifest")
+        asking = asyncio.create_task(mirror.get("/v2/quay.io/team/app/manifests/v1"))
+        await gate.reached.wait()
+        file.write()
+        await mirror.up.reloading.reload()
+        gate.release()
+        got = await asking
+    wanted = (404, "NAME_UNKNOWN") if fault is None else (503, "TOOMANYREQUESTS")
+    assert (got.status, got.error_code) == wanted
+    assert "Traceback" not in log_lines.getvalue()
 
 
 async def test_an_upstream_that_stays_keeps_its_breaker_and_budget(
