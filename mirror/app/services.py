@@ -32,7 +32,7 @@ from mirror.web.registry import RegistryApi
 from mirror.web.sending import Sender
 from mirror.web.webhooks import Webhooks
 
-_FOLLOWS: Final = {
+FOLLOWS: Final = {
     "server": {"auth", "catalog"},
     "cache": {"max_size", "min_free"},
     "fill": {"abandon", "range_wait_seconds"},
@@ -215,7 +215,7 @@ def declared_pins(settings: Settings) -> tuple[Pin, ...]:
 
 
 def _restarts(before: Settings, after: Settings) -> Iterator[str]:
-    for section, follows in _FOLLOWS.items():
+    for section, follows in FOLLOWS.items():
         old, new = getattr(before, section), getattr(after, section)
         for name in type(old).model_fields:
             if name not in follows and getattr(old, name) != getattr(new, name):

@@ -10,17 +10,21 @@ import pytest
 from aiohttp import web
 
 from mirror.app import running
+from mirror.app.front import _known_to_workers
+from mirror.app.worker import View
 from mirror.domain.manifests import Manifest
 from mirror.domain.names import Reference, Repository
 from mirror.service.manifests import Manifests
 from mirror.service.served import Served
-from mirror.settings import Server
+from mirror.settings import Auth, Limits, ListenAddress, Server, ServerTls
+from mirror.settings.server import AuthFile
 from mirror.workers import team as team_module
 from mirror.workers.spawning import Spawned
 from tests.fakes.clients import RawClient, compose
 from tests.fakes.clients import get as raw_get
 from tests.fakes.content import image
 from tests.fakes.registry import FakeRegistry
+from tests.fakes.tls import write_pair
 from tests.harness import ANY_PORT, Mirror, gathered, mirror_of, settings
 from tests.unit.web.wire import REPOSITORY, blob_path, manifest_path
 
@@ -125,6 +129,54 @@ async def test_without_any_worker_the_main_process_serves(
         assert up.metrics.registry.get_sample_value("mirror_workers") == 0
     assert "a worker cannot be started" in log_lines.getvalue()
     assert "no memory for that" in log_lines.getvalue()
+
+
+async def test_who_begins_after_a_reload_serves_as_the_others_do(
+    mirror: Mirror, tmp_path: Path, upstream: FakeRegistry
+) -> None:
+    """What needs a restart waits for it: one worker in eight would speak TLS, the others not."""
+    team = mirror.up.team
+    assert team is not None
+    told = team._configure
+    certificate, key = write_pair(tmp_path)
+    after = settings(
+        tmp_path / "cache",
+        {"docker.io": upstream},
+        server=TWO.model_copy(
+            update={
+                "workers": 8,
+                "tls": ServerTls(certificate=certificate, key=key),
+                "limits": Limits(connections=8),
+                "catalog": True,
+            }
+        ),
+        cache={"memory_bytes": 1},
+    )
+    mirror.up.reloading._apply(after)
+    for seat in team._seats:
+        assert seat.spawned is not None
+        seat.spawned.kill()
+        while seat.ready.is_set():  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0)
+    await team.all_ready()
+
+    answers = await gathered(16, lambda: raw_get(mirror.host, mirror.port, "/v2/_catalog"))
+
+    assert {answer.status for answer in answers} == {200}
+    assert team._configure.memory_bytes == told.memory_bytes
+    assert team._configure.server == {**told.server, "catalog": True}
+
+
+def test_workers_take_who_may_pull_at_a_listener_that_waits_for_a_restart(tmp_path: Path) -> None:
+    """The mix of old and new would be refused in a file, and the worker would have neither."""
+    auth = Auth(tokens=AuthFile(file=tmp_path / "tokens"))
+    open_to_all = Server(listen=ListenAddress("0.0.0.0", 5000))  # noqa: S104 -- nobody listens
+    mixed = open_to_all.model_copy(update={"auth": auth})
+    wanted = settings(tmp_path, {"docker.io": "http://127.0.0.1:1"})
+    wanted = wanted.model_copy(update={"server": mixed})
+    known = View(_known_to_workers(wanted, b"key"))
+    assert known.server.auth is not None
+    assert known.server.auth.tokens == auth.tokens
 
 
 async def test_a_seat_outlives_a_lack_of_descriptors(
