@@ -124,6 +124,7 @@ class Services:
             policies=self._policies,
             guard=self.access.guard,
             catalog=settings.server.catalog,
+            body_seconds=settings.server.limits.head_seconds,
         )
 
     def _fetchers(self, tools: Tools) -> tuple[Keeper, Prefetcher]:

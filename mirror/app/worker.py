@@ -200,6 +200,7 @@ class Worker:
             policies=self,
             guard=self._access.guard,
             catalog=view.server.catalog,
+            body_seconds=view.server.limits.head_seconds,
         )
 
     @property

@@ -88,6 +88,21 @@ class PageSizeInvalidError(MirrorError):
         return f"invalid number of entries: {self.n[:64]!r}"
 
 
+@dataclass(eq=False)
+class BodyInvalidError(MirrorError):
+    """The body of a request cannot be read: nothing that follows on its connection can be."""
+
+    code = ErrorCode.UNSUPPORTED
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the body of the request cannot be read: {self.reason}"
+
+
+class BodyLateError(BodyInvalidError):
+    """The body of a request did not come in time."""
+
+
 # --- it is not there, or not for you ----------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
+from aiohttp.web_protocol import _ErrInfo
 
 from mirror.domain.certificates import ClientCertificate
 from mirror.observe.logs import get_logger
@@ -103,6 +104,8 @@ class Connection(web.RequestHandler):
         super().data_received(data)
         if not self._waits():
             self._head_began = None
+            if self._messages and self._current_request is not None:
+                self._end_broken_body(self._current_request)
             return
         if self._head_began is None:
             self._head_began, self._head_bytes = self._loop.time(), 0
@@ -112,6 +115,11 @@ class Connection(web.RequestHandler):
             if self.transport is not None:
                 self.transport.write(_TOO_LARGE)
             self.force_close()
+
+    def _end_broken_body(self, request: web.BaseRequest) -> None:
+        """Tell whoever reads a body that the rest of it cannot be read: aiohttp does not."""
+        if isinstance(self._messages[-1][0], _ErrInfo) and not request.content.is_eof():
+            request.content.set_exception(web.RequestPayloadError("it is not framed as it says"))
 
     def _waits(self) -> bool:
         """Tell whether a head is waited for: aiohttp has no other sign of it."""
@@ -144,7 +152,7 @@ class Connection(web.RequestHandler):
     def log_exception(self, *args: object, **kw: Any) -> None:  # noqa: ANN401 -- aiohttp's
         """Log what aiohttp has caught; of a broken request not its bytes, which may be secret."""
         error = kw.get("exc_info")
-        if isinstance(error, HttpProcessingError):
+        if isinstance(error, HttpProcessingError | web.RequestPayloadError):
             reason = type(error).__name__
             _log.info("a request cannot be read", client=self.client, reason=reason)
         else:
@@ -261,6 +269,8 @@ class Gate:
             "max_line_size": _FIELD_MAX_BYTES,
             "max_field_size": _FIELD_MAX_BYTES,
         }
+        # What comes of a body that nobody reads has as long as a head.
+        fields |= {"lingering_time": self.limits.head_seconds}
         fields |= {"keepalive_timeout": self.limits.idle_seconds, **options}
         self._make = lambda client: Connection(self, client, server, fields, at_once)
         site = _Site(runner, listening, self)

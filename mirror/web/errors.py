@@ -9,6 +9,8 @@ import msgspec
 
 from mirror.domain.errors import (
     BlobUnknownError,
+    BodyInvalidError,
+    BodyLateError,
     DeniedError,
     DigestInvalidError,
     DigestUnsupportedError,
@@ -36,6 +38,8 @@ STATUS: Final[dict[type[MirrorError], int]] = {
     DigestInvalidError: 400,
     DigestUnsupportedError: 400,
     PageSizeInvalidError: 400,
+    BodyInvalidError: 400,
+    BodyLateError: 408,
     NameUnknownError: 404,
     ManifestUnknownError: 404,
     BlobUnknownError: 404,

@@ -6,6 +6,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from mirror.domain.errors import (
+    BodyInvalidError,
     ErrorCode,
     LoopError,
     MirrorError,
@@ -57,6 +58,7 @@ class RegistryApi:
         policies: Patience,
         guard: Guard,
         catalog: bool,
+        body_seconds: float,
     ) -> None:
         self._table = table
         self._guard = guard
@@ -65,6 +67,7 @@ class RegistryApi:
         self._lists = lists
         self._sender = sender
         self.catalog_is_open = catalog
+        self._body_seconds = body_seconds
         self._policies = policies
         self._routes = Routes()
         self.repeats = Repeats(table=table, manifests=manifests, blobs=blobs, guard=guard)
@@ -84,9 +87,12 @@ class RegistryApi:
             return await self._answer(request, facts)
         except MirrorError as error:
             facts.error, facts.result = str(error), Result.ERROR
-            return answers.error(
+            response = answers.error(
                 request, facts, self._status(error), code_of(error), error_headers(error)
             )
+            if isinstance(error, BodyInvalidError):
+                response.force_close()  # where the next request begins is not known
+            return response
         except ClientLeftError:
             facts.left = True
             return web.Response(status=_LEFT_STATUS)  # for the log: nobody will get it
@@ -128,7 +134,9 @@ class RegistryApi:
         if request.method not in {"GET", "POST"}:
             facts.error = "tokens are given to GET and POST"
             return answers.error(request, facts, 405, ErrorCode.UNSUPPORTED, {"Allow": "GET, POST"})
-        body, facts.identity = await issue(request, terms, self._guard.passes, self._table())
+        body, facts.identity = await issue(
+            request, terms, self._guard.passes, self._table(), self._body_seconds
+        )
         facts.result = Result.HIT
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
         return answers.small(

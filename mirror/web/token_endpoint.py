@@ -4,6 +4,7 @@ Source: the distribution token specification (GET with Basic) and its OAuth2 for
 ``grant_type=password``), which containerd tries first.
 """
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,10 +13,16 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import hdrs, web
+from aiohttp.http import HttpProcessingError
 
 from mirror.domain.access import Identity, Verdict, judge, pull_scopes
 from mirror.domain.credentials import Basic, MalformedError, parse_authorization
-from mirror.domain.errors import MirrorError, UnauthenticatedError
+from mirror.domain.errors import (
+    BodyInvalidError,
+    BodyLateError,
+    MirrorError,
+    UnauthenticatedError,
+)
 from mirror.domain.names import Repository
 from mirror.domain.routing import Table
 from mirror.service.passes import Passes
@@ -34,15 +41,16 @@ class _Asked:
 
 
 async def issue(
-    request: web.BaseRequest, terms: GuardTerms, passes: Passes, table: Table
+    request: web.BaseRequest, terms: GuardTerms, passes: Passes, table: Table, body_seconds: float
 ) -> tuple[bytes, Identity | None]:
     """Return the body of the answer, and who got the token.
 
     Raises:
+        BodyInvalidError: the form cannot be read, or did not come within *body_seconds*.
         UnauthenticatedError: the credential is wrong, or there is none and nothing to give.
         TroubleError: it cannot be told now who it is.
     """
-    asked = await _asked(request)
+    asked = await _asked(request, body_seconds)
     identity = await _identity(request, terms, asked.credential)
     wanted = _repositories(asked.scopes, table, request.headers.get(hdrs.HOST, ""))
     granted = {each for each in wanted if judge(terms.rules, identity, each) is Verdict.ALLOW}
@@ -74,22 +82,32 @@ async def _identity(
     return identity
 
 
-async def _asked(request: web.BaseRequest) -> _Asked:
+async def _asked(request: web.BaseRequest, body_seconds: float) -> _Asked:
     query = parse_qsl(request.raw_path.partition("?")[2], keep_blank_values=True)
     if request.method != "POST":
         return _Asked([value for name, value in query if name == "scope"])
     if (request.content_length or 0) > _FORM_MAX_BYTES:
         raise UnauthenticatedError("the form is too large", BASIC_CHALLENGE)
-    try:
-        body = (await request.read()).decode("utf-8", "replace")
-    except web.HTTPRequestEntityTooLarge:  # one that did not tell its length
-        raise UnauthenticatedError("the form is too large", BASIC_CHALLENGE) from None
-    form = parse_qsl(body, keep_blank_values=True)
+    body = await _body(request, body_seconds)
+    form = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
     scopes = [value for name, value in form if name == "scope"]
     fields = dict(form)
     if fields.get("grant_type") != "password":
         raise UnauthenticatedError("only grant_type=password is known", BASIC_CHALLENGE)
     return _Asked(scopes, Basic(fields.get("username", ""), fields.get("password", "")))
+
+
+async def _body(request: web.BaseRequest, limit_seconds: float) -> bytes:
+    """Read a form; nobody has shown a credential yet, so it has no longer than a head."""
+    try:
+        async with asyncio.timeout(limit_seconds):
+            return await request.read()
+    except TimeoutError:
+        raise BodyLateError("it did not come in time") from None
+    except web.HTTPRequestEntityTooLarge:  # one that did not tell its length
+        raise UnauthenticatedError("the form is too large", BASIC_CHALLENGE) from None
+    except (web.RequestPayloadError, HttpProcessingError) as error:
+        raise BodyInvalidError(type(error).__name__) from None  # its bytes may be secret
 
 
 def _repositories(scopes: list[str], table: Table, host: str) -> Iterator[Repository]:
