@@ -20,6 +20,12 @@ class ClientLeftError(ConnectionResetError):
     """Nobody waits for an answer any more."""
 
 
+def has_left(request: web.BaseRequest) -> bool:
+    """Tell whether the connection that a request came on is closed, or about to be."""
+    transport = request.transport
+    return transport is None or transport.is_closing()
+
+
 async def while_there(request: web.BaseRequest, awaited: Awaitable[T]) -> T:
     """Return what is awaited for a request.
 

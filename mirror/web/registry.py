@@ -28,7 +28,7 @@ from mirror.web import answers
 from mirror.web.errors import code_of, error_headers, status_of
 from mirror.web.exchange import Facts, facts_of, served_headers
 from mirror.web.guard import TOKEN_PATH, Guard, GuardTerms
-from mirror.web.presence import ClientLeftError, while_there
+from mirror.web.presence import has_left, while_there
 from mirror.web.ready import Ready
 from mirror.web.repeats import BLOB_TYPE, Repeats
 from mirror.web.sending import Sender
@@ -93,10 +93,10 @@ class RegistryApi:
             if isinstance(error, BodyInvalidError):
                 response.force_close()  # where the next request begins is not known
             return response
-        except ClientLeftError:
-            facts.left = True
-            return web.Response(status=_LEFT_STATUS)  # for the log: nobody will get it
-        except Exception:  # noqa: BLE001 -- the isolation point: a bug answers 503, once
+        except Exception as error:  # noqa: BLE001 -- the isolation point: a bug answers 503, once
+            if isinstance(error, ConnectionError) and has_left(request):
+                facts.left = True
+                return web.Response(status=_LEFT_STATUS)  # for the log: nobody will get it
             _log.exception("a request failed unexpectedly", request_id=facts.request_id)
             facts.error, facts.result = f"internal error, request {facts.request_id}", Result.ERROR
             return answers.error(request, facts, 503, ErrorCode.UNKNOWN, {})
@@ -252,15 +252,15 @@ class RegistryApi:
     async def _tags(
         self, request: web.BaseRequest, route: Route, facts: Facts
     ) -> web.StreamResponse:
-        listing, served = await self._lists.tags(_repository(route), route.query)
+        asked = self._lists.tags(_repository(route), route.query)
+        listing, served = await while_there(request, asked)
         return await self._listing(request, route, facts, listing, served)
 
     async def _referrers(
         self, request: web.BaseRequest, route: Route, facts: Facts
     ) -> web.StreamResponse:
-        listing, served = await self._lists.referrers(
-            _repository(route), _digest(route), route.query
-        )
+        asked = self._lists.referrers(_repository(route), _digest(route), route.query)
+        listing, served = await while_there(request, asked)
         return await self._listing(request, route, facts, listing, served)
 
     async def _catalog(

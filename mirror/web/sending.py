@@ -19,7 +19,7 @@ from mirror.runtime.pools import Pools
 from mirror.transfer.parts import FilePart
 from mirror.web.encrypting import EncryptingSender, LendableTransport
 from mirror.web.exchange import Facts
-from mirror.web.presence import while_there
+from mirror.web.presence import has_left, while_there
 from mirror.web.sendfile import keep_in_step, sendfile
 
 _COPY_BYTES: Final = 256 * 1024
@@ -142,8 +142,9 @@ def _is_large(response: web.StreamResponse) -> bool:
 def _end_early(request: web.BaseRequest, facts: Facts, error: Exception) -> None:
     """Close the connection of a body that cannot go on, and note why."""
     transport = request.transport
-    gone = transport is None or transport.is_closing()
-    if isinstance(error, ConnectionError) or (isinstance(error, RuntimeError) and gone):
+    if isinstance(error, ConnectionError) or (
+        isinstance(error, RuntimeError) and has_left(request)
+    ):
         facts.left = True  # asyncio says so in one of these, depending on the moment
     else:
         facts.cut = True

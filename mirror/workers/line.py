@@ -20,8 +20,11 @@ _Answer = tuple["Found | Part | Failure", BinaryIO | None, int]
 Told = messages.Configure | messages.Forget | messages.Drain
 
 
-class MainGoneError(ConnectionError):
-    """The main process is not there any more."""
+class MainGoneError(Exception):
+    """The main process is not there any more.
+
+    Not a ConnectionError: where clients are answered, that is one of theirs that has ended.
+    """
 
 
 class Asking(Protocol):

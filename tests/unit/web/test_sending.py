@@ -204,6 +204,29 @@ async def test_a_client_that_does_not_wait_for_an_answer_is_noted(
     assert mirror.stored(pushed.digest).exists()
 
 
+@pytest.mark.parametrize("what", ["manifest", "tags"])
+async def test_a_client_that_does_not_wait_for_a_large_answer_is_noted(
+    mirror: Mirror, upstream: FakeRegistry, log_lines: io.StringIO, what: str
+) -> None:
+    """A list is not waited for any more; the head of a manifest finds nobody there."""
+    large = image(annotations={"x": "y" * 100_000})
+    upstream.push(REPOSITORY, large, ["large"])
+    gate = upstream.hold_head(what)
+    path = manifest_path("large") if what == "manifest" else f"/v2/{REPOSITORY}/tags/list"
+
+    async with await RawClient.connect(mirror.host, mirror.port) as client:
+        await client.send(compose(path))
+        await gate.reached.wait()
+    await mirror.becomes("mirror_connections", 0, listener="registry")
+    if what == "manifest":
+        gate.release()
+    line = await until_logged(log_lines, event="client left")
+
+    assert line["status"] == 499
+    assert not logged(log_lines, level="error")
+    gate.release()
+
+
 async def narrow(mirror: Mirror) -> RawClient:
     """Connect with next to no room for what has not been read."""
     sock = socket.socket()

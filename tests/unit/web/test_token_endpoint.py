@@ -78,3 +78,16 @@ async def test_s11_a_form_that_cannot_be_read_is_the_fault_of_its_sender(
     assert after.status == 0, "a second answer to one request"
     assert after.ended in {Ended.FIN, Ended.RST}
     assert "Traceback" not in log_lines.getvalue()
+
+
+async def test_a_client_that_leaves_in_its_form_is_no_error(
+    guarded: Mirror, log_lines: io.StringIO
+) -> None:
+    async with await RawClient.connect(guarded.host, guarded.port) as client:
+        await client.send(compose("/token", [("Content-Length", "50")], method="POST"))
+    async with asyncio.timeout(5):
+        while "client left" not in log_lines.getvalue():  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.001)
+    [line] = [json.loads(each) for each in log_lines.getvalue().splitlines() if "/token" in each]
+    assert (line["status"], line["level"]) == (499, "info")
+    assert "Traceback" not in log_lines.getvalue()

@@ -20,12 +20,12 @@ from mirror.settings import Auth, Limits, ListenAddress, Server, ServerTls
 from mirror.settings.server import AuthFile
 from mirror.workers import team as team_module
 from mirror.workers.spawning import Spawned
-from tests.fakes.clients import RawClient, compose
+from tests.fakes.clients import Ended, RawClient, compose
 from tests.fakes.clients import get as raw_get
-from tests.fakes.content import image
+from tests.fakes.content import blob, image
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.tls import write_pair
-from tests.harness import ANY_PORT, Mirror, gathered, mirror_of, settings
+from tests.harness import ANY_PORT, MIB, Mirror, gathered, mirror_of, settings
 from tests.unit.web.wire import REPOSITORY, blob_path, manifest_path
 
 TWO = Server(listen=ANY_PORT, admin_listen=ANY_PORT, shutdown_grace_seconds=0.1, workers=2)
@@ -94,6 +94,27 @@ async def test_a_worker_that_ends_is_replaced(mirror: Mirror, log_lines: io.Stri
     await mirror.becomes("mirror_workers", 2)
     assert "a worker ended" in log_lines.getvalue()
     assert (await mirror.get(manifest_path("v1"))).body == IMAGE.content
+
+
+async def test_a_body_that_the_main_process_leaves_is_not_said_to_be_left_by_its_client(
+    mirror: Mirror, upstream: FakeRegistry, log_lines: io.StringIO
+) -> None:
+    pushed = blob(MIB)
+    upstream.push_blob(REPOSITORY, pushed)
+    gate = upstream.hold_body(pushed.digest, after_bytes=MIB // 2)
+    assert mirror.up.team is not None
+    async with await RawClient.connect(mirror.host, mirror.port) as client:
+        await client.send(compose(blob_path(pushed.digest)))
+        await client.head()
+        await gate.reached.wait()
+        for seat in mirror.up.team._seats:
+            assert seat.desk is not None
+            await seat.desk.close()
+        assert (await client.answer()).ended is not Ended.COMPLETE
+    gate.release()
+    await mirror.becomes("mirror_workers", 2)
+    assert "answer cut short" in log_lines.getvalue()
+    assert "client left" not in log_lines.getvalue()
 
 
 async def test_the_connections_of_workers_are_counted_while_they_are_there(
