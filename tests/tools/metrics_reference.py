@@ -17,7 +17,8 @@ INTRO: Final = """\
 `GET /metrics` on the admin listener (`server.admin_listen`) shows these, and those of the process
 and of Python. No repository is ever a label. `kind` is one of ping, manifest, blob, tags,
 referrers, catalog and other; `result` is one of hit, miss, joined, stale, revalidated, passthrough
-and error.
+and error. `status` 499 is a client that left before the head of its answer: its `result` is error,
+though nothing went wrong here.
 
 | Metric | Type | Labels | Meaning |
 |---|---|---|---|
