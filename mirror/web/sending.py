@@ -1,16 +1,19 @@
 """The bytes of a body to one client: the only place that writes content.
 
 After the head is out, every failure has one answer: the connection is closed before the
-announced length is reached, by FIN, never RST (invariant 1).
+announced length is reached, by FIN, never RST (invariant 1). Where nothing but the end of the
+connection ends a body, it is RST: to HTTP/1.0, a FIN there is a clean end.
 """
 
 import asyncio
 import os
+import socket
+import struct
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from mirror.domain.errors import MirrorError
 from mirror.observe.logs import get_logger
@@ -29,6 +32,8 @@ _COPY_MIN_BYTES: Final = 64 * 1024
 _MANY_COPIES: Final = 64
 _SLOW_SECONDS: Final = 1.0
 _LARGE_BYTES: Final = 1024 * 1024
+_RESET, _LINGER = (struct.pack("ii", is_on, 0) for is_on in (1, 0))
+"""What closing a socket does (``struct linger``): drop all and say so, or send what there is."""
 _log = get_logger("web")
 
 
@@ -53,10 +58,15 @@ class Sender:
 
         Raises nothing once the head is out: an answer to that would go into the body.
         """
+        is_open_ended = response.content_length is None and request.version < HttpVersion11
         async with aclosing(parts):
+            if is_open_ended:
+                response.force_close()  # aiohttp tells a client so that wants to go on, and waits
             await response.prepare(request)
             facts.head_is_out()
             try:
+                if is_open_ended:
+                    _when_closed(request, _RESET)  # whoever closes it before the end
                 with self._meter.watching(facts):
                     if _is_large(response) and request.transport is not None:
                         keep_in_step(request.transport)
@@ -64,7 +74,10 @@ class Sender:
                         await self._send_part(request, response, part, facts)
                     await response.write_eof()
             except Exception as error:  # noqa: BLE001 -- whatever it is, the body ends here
-                _end_early(request, facts, error)
+                _end_early(request, facts, error, is_open_ended=is_open_ended)
+            else:
+                if is_open_ended:
+                    _when_closed(request, _LINGER)
 
     async def _send_part(
         self,
@@ -139,7 +152,15 @@ def _is_large(response: web.StreamResponse) -> bool:
     return response.content_length is not None and response.content_length >= _LARGE_BYTES
 
 
-def _end_early(request: web.BaseRequest, facts: Facts, error: Exception) -> None:
+def _when_closed(request: web.BaseRequest, what: bytes) -> None:
+    connection = request.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, what)
+
+
+def _end_early(
+    request: web.BaseRequest, facts: Facts, error: Exception, *, is_open_ended: bool
+) -> None:
     """Close the connection of a body that cannot go on, and note why."""
     transport = request.transport
     if isinstance(error, ConnectionError) or (
@@ -151,7 +172,7 @@ def _end_early(request: web.BaseRequest, facts: Facts, error: Exception) -> None
         facts.error = _reason(error, facts)
     if transport is None:
         return
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) or is_open_ended:
         transport.abort()  # a mere close would wait for the client to take what is buffered
     else:
         transport.close()

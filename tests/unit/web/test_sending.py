@@ -20,7 +20,7 @@ from mirror.transfer.bodies import StoredBody
 from mirror.transfer.parts import FilePart
 from mirror.web.exchange import cache_status
 from tests.fakes import faults
-from tests.fakes.clients import Ended, RawClient, compose
+from tests.fakes.clients import Ended, RawClient, compose, fetch
 from tests.fakes.content import blob, image
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.script import Fault
@@ -71,6 +71,27 @@ async def test_trap_14_a_mismatch_never_ends_cleanly(
     assert len(answer.body) < 2 * MIB
     await mirror.settled()
     assert not mirror.stored(pushed.digest).exists()
+
+
+@pytest.mark.parametrize("is_right", [True, False], ids=["right", "wrong"])
+async def test_without_length_and_chunks_only_the_right_body_has_a_clean_end(
+    mirror: Mirror, upstream: FakeRegistry, *, is_right: bool
+) -> None:
+    """To HTTP/1.0, which knows no chunks, a FIN is the end of the body, and must not be late."""
+    pushed = blob(2 * MIB)
+    upstream.push_blob(REPOSITORY, pushed)
+    if not is_right:
+        upstream.fail(faults.body(blob(2 * MIB, seed=1).content), faults.chunked(), kind="blob")
+    else:
+        upstream.fail(faults.chunked(), kind="blob")
+    asked = compose(blob_path(pushed.digest), [("Connection", "keep-alive")])
+
+    answer = await fetch(mirror.host, mirror.port, asked.replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+
+    assert (answer.status, answer.header("Content-Length")) == (200, None)
+    assert answer.header("Connection") in {None, "close"}
+    assert answer.ended is (Ended.FIN if is_right else Ended.RST)
+    assert (answer.body == pushed.content) is is_right
 
 
 async def test_trap_13_a_short_body_is_not_framed_as_complete(
