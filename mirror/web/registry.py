@@ -32,6 +32,7 @@ from mirror.web.presence import has_left, while_there
 from mirror.web.ready import Ready
 from mirror.web.repeats import BLOB_TYPE, Repeats
 from mirror.web.sending import Sender
+from mirror.web.targets import in_origin_form
 from mirror.web.token_endpoint import issue
 
 _YEAR: Final = "max-age=31536000, immutable"
@@ -108,6 +109,8 @@ class RegistryApi:
         return status_of(error)
 
     async def _answer(self, request: web.BaseRequest, facts: Facts) -> web.StreamResponse:
+        if not request.raw_path.startswith("/"):
+            request = in_origin_form(request)
         path, _, query = request.raw_path.partition("?")
         if path == TOKEN_PATH and not self._guard.terms.is_open:
             return await self._token(request, facts, self._guard.terms)
