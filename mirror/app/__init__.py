@@ -12,6 +12,7 @@ from typing import Any
 
 import mirror
 from mirror.app.administration import Watched, administration, place_of
+from mirror.app.following import followed, waiting
 from mirror.app.front import Front, registry_sockets
 from mirror.app.listeners import Listener, allow_open_files, cancel, started
 from mirror.app.reloading import Reloading
@@ -211,12 +212,15 @@ def _works(
 
 
 def _reloading(source: Path | None, services: Services, front: Front, tools: Tools) -> Reloading:
-    def apply(settings: Settings) -> list[str]:
-        restart = services.reload(settings)
+    def apply(wanted: Settings) -> list[str]:
+        running = services.settings
+        settings = followed(running, wanted)
+        services.reload(settings)
         front.follow(settings)
-        return restart
+        return list(waiting(running, wanted))
 
-    return Reloading(source, apply, tools.pools.admin, tools.metrics)
+    named = services.upstreams.files
+    return Reloading(source, apply, tools.pools.admin, tools.metrics, named=named)
 
 
 def _bound(address: ListenAddress, listening: socket.socket) -> ListenAddress:

@@ -3,10 +3,11 @@
 import asyncio
 import ssl
 
-from mirror.app.reloading import LOOK_EVERY_SECONDS, Identity, identity
+from mirror.app.reloading import LOOK_EVERY_SECONDS
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
 from mirror.runtime.certificates import CertificateError, server_context
+from mirror.runtime.files import Identity, identity
 from mirror.runtime.pools import Pool
 from mirror.settings import ServerTls
 

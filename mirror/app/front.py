@@ -5,7 +5,7 @@ import socket
 from contextlib import AsyncExitStack
 
 from mirror.app.listeners import Listener
-from mirror.app.services import FOLLOWS, Services
+from mirror.app.services import Services
 from mirror.app.tools import Tools
 from mirror.observe import logs
 from mirror.observe.requests import Ledger, PastRequests, Recorder
@@ -57,7 +57,6 @@ class Front:
         self._options = registry_options(services.registry, recorder)
         self._runner = registry_runner(services.registry, settings.server)
         self._key = services.fingerprints.key
-        self._begun = settings
         self.team: Team | None = None
         if len(sockets) > 1:
             self.team = Team(
@@ -83,18 +82,9 @@ class Front:
         await asyncio.gather(team.close(), self._runner.cleanup())
 
     def follow(self, settings: Settings) -> None:
-        """Go over to new settings, but for what needs a restart.
-
-        A worker that is started later serves as those do that have been here from the beginning.
-        """
+        """Go over to new settings, of which what needs a restart is as it was."""
         if self.team is not None:
-            followed = {name: getattr(settings.server, name) for name in FOLLOWS["server"]}
-            lasting = {
-                "server": self._begun.server.model_copy(update=followed),
-                "cache": self._begun.cache,
-            }
-            known = _known_to_workers(settings.model_copy(update=lasting), self._key)
-            self.team.configure(known)
+            self.team.configure(_known_to_workers(settings, self._key))
 
     async def settled(self) -> None:
         """Wait until nobody hands out what has been removed before this call."""
@@ -134,11 +124,7 @@ def _known_to_workers(settings: Settings, key: bytes) -> Configure:
 
 
 def _share(server: Server) -> Server:
-    """Return what one worker may have of what is limited for all together.
-
-    Whether credentials are protected has been looked at: after a reload, a listener that is as it
-    was need not fit who may pull now.
-    """
+    """Return what one worker may have of what is limited for all together."""
     limits = server.limits
     share = limits.model_copy(
         update={
@@ -146,5 +132,4 @@ def _share(server: Server) -> Server:
             "per_client": -(-limits.per_client // server.workers),
         }
     )
-    auth = server.auth and server.auth.model_copy(update={"allow_plaintext": True})
-    return server.model_copy(update={"limits": share, "auth": auth})
+    return server.model_copy(update={"limits": share})

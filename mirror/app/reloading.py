@@ -2,20 +2,21 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from mirror import config
+from mirror.app.following import NeedsRestartError
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Metrics
+from mirror.runtime.certificates import CertificateError
+from mirror.runtime.files import Identity, identity
 from mirror.runtime.pools import Pool
 from mirror.settings import Settings
 
 LOOK_EVERY_SECONDS: Final = 2.0
 _log = get_logger("app")
-
-Identity = tuple[int, ...] | None
 
 
 class Reloading:
@@ -27,6 +28,8 @@ class Reloading:
         apply: Callable[[Settings], list[str]],
         pool: Pool,
         metrics: Metrics,
+        *,
+        named: Callable[[], Sequence[Path]] = tuple,
         look_every_seconds: float = LOOK_EVERY_SECONDS,
     ) -> None:
         """Set up.
@@ -36,12 +39,14 @@ class Reloading:
             apply: Goes over to new settings; returns what needs a restart.
             pool: The threads in which the file is read.
             metrics: Where reloads are counted.
+            named: Returns the files that the configuration names and that count as part of it.
             look_every_seconds: How often the file is looked at.
         """
         self._source = source
         self._apply = apply
         self._pool = pool
         self._metrics = metrics
+        self._named = named
         self._look_every_seconds = look_every_seconds
         self._wanted = asyncio.Event()
 
@@ -50,7 +55,7 @@ class Reloading:
         self._wanted.set()
 
     async def watch(self) -> None:
-        """Reload whenever that is requested or the file has changed, for ever.
+        """Reload whenever that is requested or a file has changed, for ever.
 
         The file is looked at and not watched: a ConfigMap is swapped by a symbolic link
         two directories up, which each file system tells in its own way, and some in none.
@@ -62,7 +67,7 @@ class Reloading:
                     await self._wanted.wait()
             except TimeoutError:
                 found = await self._look()
-                if found == known or found is None:
+                if found == known or found[0] is None:
                     continue  # a file that is gone for a moment is being replaced
             self._wanted.clear()
             known = await self._look()
@@ -72,24 +77,22 @@ class Reloading:
         """Read the configuration and go over to it; one with mistakes changes nothing."""
         try:
             loaded = await self._pool.run(config.load, self._source, os.environ)
-        except config.ConfigError as error:
+            restart = self._apply(loaded.settings)
+        except (config.ConfigError, CertificateError, NeedsRestartError) as error:
             self._metrics.config_reloads.labels("refused").inc()
-            _log.error("the configuration has mistakes; the old one stays", problems=str(error))
+            _log.error("the configuration cannot be used; the old one stays", problems=str(error))
             return
-        restart = self._apply(loaded.settings)
+        except Exception:  # noqa: BLE001 -- the next one may be right
+            self._metrics.config_reloads.labels("refused").inc()
+            _log.exception("the configuration could not be applied")
+            return
         self._metrics.config_reloads.labels("applied").inc()
         _log.info("the configuration was read again", source=str(loaded.source or "built-in"))
         if restart:
             _log.warning("some of it needs a restart", keys=restart)
 
-    async def _look(self) -> Identity:
-        return None if self._source is None else await self._pool.run(identity, self._source)
-
-
-def identity(path: Path) -> Identity:
-    """Return what changes when a file is written or replaced; ``None`` while it is not there."""
-    try:
-        facts = path.stat()
-    except OSError:
-        return None
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+    async def _look(self) -> list[Identity]:
+        if self._source is None:
+            return [None]
+        files = (self._source, *self._named())
+        return await self._pool.run(lambda: [identity(each) for each in files])

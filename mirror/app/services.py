@@ -1,7 +1,6 @@
 """The service floor, built; and what of it follows a new configuration without a restart."""
 
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Mapping
 
 from mirror.app.access_control import AccessControl
 from mirror.app.tools import Tools
@@ -32,19 +31,13 @@ from mirror.web.registry import RegistryApi
 from mirror.web.sending import Sender
 from mirror.web.webhooks import Webhooks
 
-FOLLOWS: Final = {
-    "server": {"auth", "catalog"},
-    "cache": {"max_size", "min_free"},
-    "fill": {"abandon", "range_wait_seconds"},
-}
-"""What of these sections follows at once; the rest needs a restart."""
-
 
 class Services:
     """Everything between the store and the listeners."""
 
     def __init__(self, settings: Settings, tools: Tools, store: Store, policies: Policies) -> None:
-        self._settings = settings
+        self.settings = settings
+        """What holds now."""
         self.store = store
         self._policies = policies
         self.table = routing_table(settings.upstreams, settings.default_upstream)
@@ -161,18 +154,20 @@ class Services:
             return Row(name[:512], error=str(error))
         return Row(image_name(repository, reference), repository, reference)
 
-    def reload(self, settings: Settings) -> list[str]:
-        """Go over to new settings; returns the names of those that need a restart.
+    def reload(self, settings: Settings) -> None:
+        """Go over to new settings, of which what needs a restart is as it was.
 
-        What is under way goes on; upstreams whose settings are as they were keep their
-        connections, tokens and breakers.
+        What is under way goes on; upstreams whose settings and files are as they were keep
+        their connections, tokens and breakers.
+
+        Raises:
+            CertificateError: files of an upstream cannot be used; nothing has changed.
         """
-        restart = list(_restarts(self._settings, settings))
-        if logs.chosen(settings.log) != logs.chosen(self._settings.log):
-            logs.configure(*logs.chosen(settings.log))
-        self._settings = settings
-        self._policies.reload(settings.upstreams)
         self.upstreams.reload(settings.upstreams)
+        if logs.chosen(settings.log) != logs.chosen(self.settings.log):
+            logs.configure(*logs.chosen(settings.log))
+        self.settings = settings
+        self._policies.reload(settings.upstreams)
         self.table = routing_table(settings.upstreams, settings.default_upstream)
         self.store.reload(settings.cache, policies_of(settings))
         self.store.pins.declare(declared_pins(settings))
@@ -183,7 +178,6 @@ class Services:
         self.registry.catalog_is_open = settings.server.catalog
         self.blobs.range_wait_seconds = settings.fill.range_wait_seconds
         self.fills.abandon = settings.fill.abandon
-        return restart
 
 
 def _sender(settings: Settings, tools: Tools) -> Sender:
@@ -213,11 +207,3 @@ def declared_pins(settings: Settings) -> tuple[Pin, ...]:
         name, digest = str(reference), None if held_at is None else str(held_at)
         pins.append(Pin(repository.upstream, repository.name, name, each.platforms, digest=digest))
     return tuple(pins)
-
-
-def _restarts(before: Settings, after: Settings) -> Iterator[str]:
-    for section, follows in FOLLOWS.items():
-        old, new = getattr(before, section), getattr(after, section)
-        for name in type(old).model_fields:
-            if name not in follows and getattr(old, name) != getattr(new, name):
-                yield f"{section}.{name.removesuffix('_seconds').removesuffix('_bytes')}"

@@ -1,4 +1,4 @@
-"""The certificate of a listener, from files to what a handshake needs."""
+"""The certificates of listeners and upstreams, from files to what a handshake needs."""
 
 import ssl
 from pathlib import Path
@@ -12,7 +12,7 @@ _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class CertificateError(Exception):
-    """The files of a listener's certificate cannot be used; the message says which and why."""
+    """The files of a certificate cannot be used; the message says which and why."""
 
 
 class _EncryptedError(Exception):
@@ -53,7 +53,7 @@ def _ask_for_certificates(context: ssl.SSLContext, path: Path, key: str) -> None
     try:
         context.load_verify_locations(path)
     except (ssl.SSLError, OSError) as error:
-        raise CertificateError(f"{key}: {path}: {_said(error)}") from None
+        raise CertificateError(f"{key}: {path}: {said(error)}") from None
     context.verify_mode = ssl.CERT_REQUIRED
     # A resumed session would be that of a certificate which was checked once, long ago.
     context.options |= ssl.OP_NO_TICKET
@@ -66,7 +66,7 @@ def _check(path: Path, key: str, mark: bytes, what: str) -> None:
         with path.open("rb") as file:
             content = file.read(_FILE_MAX_BYTES)
     except OSError as error:
-        raise CertificateError(f"{key}: {path}: {_said(error)}") from None
+        raise CertificateError(f"{key}: {path}: {said(error)}") from None
     if mark not in content:
         raise CertificateError(f"{key}: {path} does not hold {what} in PEM form")
 
@@ -79,10 +79,11 @@ def _refuse_password() -> NoReturn:
 def _chain_problem(tls: ServerTls, key: str, error: Exception) -> str:
     if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
         return f"{key}: the key in {tls.key} is not that of the certificate in {tls.certificate}"
-    return f"{key}: {tls.certificate} and {tls.key}: {_said(error)}"
+    return f"{key}: {tls.certificate} and {tls.key}: {said(error)}"
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
+    """Return why a file cannot be used, in words."""
     if isinstance(error, ssl.SSLError):
         return f"cannot be read: {(error.reason or 'unknown').replace('_', ' ').lower()}"
     words = error.strerror if isinstance(error, OSError) else None

@@ -189,21 +189,31 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _verified_callers_are_protected(self) -> Self:
-        verifying = [name for name, one in self.upstreams.items() if one.policy.access == "verify"]
-        server, auth = self.server, self.server.auth
-        both = [name for name in verifying if self.upstreams[name].credentials]
+        both = [name for name in self._verifying() if self.upstreams[name].credentials]
         if both:
             raise ValueError(
                 f"{both[0]} has access: verify, which asks with the callers' own credentials: "
                 "remove its credentials, or the access"
             )
+        self._check_callers()
+        return self
+
+    def _verifying(self) -> list[str]:
+        return [name for name, one in self.upstreams.items() if one.policy.access == "verify"]
+
+    def _check_callers(self) -> None:
+        verifying, server, auth = self._verifying(), self.server, self.server.auth
         is_plain = server.tls is None and not (auth is not None and auth.allow_plaintext)
         if verifying and is_plain and not server.listen.is_loopback:
             raise ValueError(
                 f"{verifying[0]} has access: verify, and anybody could read what callers show: "
                 f"{PLAINTEXT_HINT}"
             )
-        return self
+
+    def check_protection(self) -> None:
+        """Raise ValueError if somebody on the way could read what clients show."""
+        self.server.check_protection()
+        self._check_callers()
 
     @field_validator("prefetch", mode="after")
     @classmethod

@@ -190,8 +190,13 @@ class Server(Section):
 
     @model_validator(mode="after")
     def _credentials_are_protected(self) -> Self:
+        self.check_protection()
+        return self
+
+    def check_protection(self) -> None:
+        """Raise ValueError if somebody on the way could read what clients show."""
         if self.auth is None or not self.auth.takes_credentials or self.auth.allow_plaintext:
-            return self
+            return
         if self.tls is None and not self.listen.is_loopback:
             raise ValueError(f"auth takes credentials, which anybody could read: {PLAINTEXT_HINT}")
         opens_admin = any(rule.admin for rule in self.auth.rules)
@@ -200,4 +205,3 @@ class Server(Section):
                 "auth.rules open the admin API, and credentials could be read on the way there: "
                 "set admin.tls, or let admin_listen be a loopback address"
             )
-        return self

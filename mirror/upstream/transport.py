@@ -29,6 +29,7 @@ from mirror.domain.routing import Kind
 from mirror.observe import tracing
 from mirror.observe.metrics import Metrics
 from mirror.runtime import via
+from mirror.runtime.certificates import CertificateError, said
 from mirror.runtime.pools import Pools
 from mirror.settings import Upstream, UpstreamTls
 from mirror.upstream.dns import GuardedResolver, PrivateAddressError
@@ -44,6 +45,7 @@ class Transport:
     """The connections to one upstream and to wherever its redirects lead."""
 
     def __init__(self, upstream: Upstream, pools: Pools, metrics: Metrics) -> None:
+        """Set up; raises CertificateError where the files of ``tls`` cannot be used."""
         self._upstream = upstream
         self._metrics = metrics
         self._pools = pools
@@ -51,8 +53,11 @@ class Transport:
         self._reach = Reach.of(upstream.endpoints, upstream.realms, upstream.redirects)
         self._home = {Origin.of(url) for url in upstream.endpoints}
         self._proxies = getproxies_environment()
-        self._home_tls = tls_context(upstream.tls, at_home=True)
-        self._foreign_tls = tls_context(upstream.tls, at_home=False)
+        try:
+            self._home_tls = tls_context(upstream.tls, at_home=True)
+            self._foreign_tls = tls_context(upstream.tls, at_home=False)
+        except OSError as error:
+            raise CertificateError(f"upstreams.{upstream.name}.tls: {said(error)}") from None
 
     async def send(
         self,

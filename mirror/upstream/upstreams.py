@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import chain
+from pathlib import Path
 from typing import Final
 
 from publicsuffixlist import PublicSuffixList
@@ -11,9 +12,10 @@ from mirror.domain.names import ANONYMOUS_SCOPE, Repository, callers_scope
 from mirror.observe.metrics import Metrics
 from mirror.runtime.acting import acting_for
 from mirror.runtime.clock import Clock
+from mirror.runtime.files import Identity, identity
 from mirror.runtime.pools import Pools
 from mirror.runtime.recent import MemoryTier
-from mirror.settings import Upstream
+from mirror.settings import Upstream, UpstreamTls
 from mirror.upstream.accounts import Accounts
 from mirror.upstream.exchange import Exchange
 from mirror.upstream.logins import Logins, LoginTools
@@ -57,6 +59,7 @@ class Upstreams:
         self._clock = clock
         self._login_tools = LoginTools.of(pools, clock)
         self._settings: dict[str, Upstream] = {}
+        self._files: dict[str, list[Identity]] = {}
         self._registries: dict[str, Registry] = {}
         self._retired: list[Registry] = []
         _suffixes()  # now, and not while somebody waits for a token
@@ -65,14 +68,28 @@ class Upstreams:
     def reload(self, upstreams: Mapping[str, Upstream]) -> None:
         """Go over to new settings; an upstream whose own are as they were stays as it is.
 
-        One that has changed or gone lends its connections to what is under way.
+        Its own are the files of ``tls``, too. One that has changed or gone lends its connections
+        to what is under way.
+
+        Raises:
+            CertificateError: files of one cannot be used; nothing has changed.
         """
-        for name, upstream in upstreams.items():
-            if self._settings.get(name) != upstream:
-                if name in self._registries:
-                    self._retired.append(self._registries[name])
-                self._registries[name] = self._built(upstream)
-        self._settings = dict(upstreams)
+        files = {
+            name: [identity(file) for file in _files(upstream.tls)]
+            for name, upstream in upstreams.items()
+        }
+        built = {
+            name: self._built(upstream)
+            for name, upstream in upstreams.items()
+            if self._settings.get(name) != upstream or self._files.get(name) != files[name]
+        }
+        self._retired += (self._registries[name] for name in built if name in self._registries)
+        self._registries |= built
+        self._settings, self._files = dict(upstreams), files
+
+    def files(self) -> list[Path]:
+        """Return the files of certificates; with another content they are other settings."""
+        return [file for one in self._settings.values() for file in _files(one.tls)]
 
     def _built(self, upstream: Upstream) -> Registry:
         name = upstream.name
@@ -116,3 +133,7 @@ class Upstreams:
         for registry in (*self._retired, *self._registries.values()):
             await registry.close()
         await self._login_tools.calls.close()
+
+
+def _files(tls: UpstreamTls) -> list[Path]:
+    return [file for file in (tls.ca, tls.certificate, tls.key) if file is not None]

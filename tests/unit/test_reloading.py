@@ -22,6 +22,7 @@ from tests.fakes.content import blob, image
 from tests.fakes.origin import Origin
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.script import Fault
+from tests.fakes.tls import loopback_tls, write_pair
 from tests.fakes.wire import Recorded
 from tests.harness import MIB, Mirror
 from tests.unit.web.wire import REPOSITORY, blob_path, manifest_path
@@ -259,6 +260,86 @@ async def test_what_needs_a_restart_is_named(
     )
     await mirror.up.reloading.reload()
     assert "['server.listen', 'cache.memory', 'fill.max_concurrent']" in caplog.text
+
+
+async def test_it_is_named_again_as_long_as_it_waits(
+    mirror: Mirror, file: File, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write(cache={"memory": "1MiB"})
+    for _ in range(2):
+        await mirror.up.reloading.reload()
+    assert caplog.text.count("['cache.memory']") == 2
+
+
+@pytest.mark.parametrize("what", ["auth", "verify"])
+async def test_credentials_wait_for_the_tls_that_protects_them(
+    tmp_path: Path, upstream: FakeRegistry, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Both are right in the new file, but TLS needs a restart."""
+    upstream.push(REPOSITORY, ONE, ["v1"])
+    file = File(tmp_path, upstream.url)
+    everywhere = {"listen": "0.0.0.0:0"}
+    file.write(server=everywhere)
+    certificate, key = write_pair(tmp_path)
+    users = tmp_path / "users"
+    users.write_text("ann:$2b$04$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234\n")
+    tls = {"certificate": str(certificate), "key": str(key)}
+    async with mirror_at(file.path, tmp_path / "cache") as mirror:
+        auth = {"htpasswd": {"file": str(users)}} if what == "auth" else None
+        hub = {"policy": {"access": "verify"}} if what == "verify" else None
+        file.write(server={**everywhere, "tls": tls, "auth": auth}, hub=hub)
+        await mirror.up.reloading.reload()
+        assert "without a restart" in caplog.text
+        assert (await mirror.get(manifest_path("v1"))).status == 200
+        assert await mirror.metric("mirror_config_reloads_total", outcome="refused") == 1
+
+
+async def test_files_of_an_upstream_that_cannot_be_used_change_nothing(
+    mirror: Mirror, file: File, upstream: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream.push(REPOSITORY, ONE, ["v1"])
+    wrong = file.path.with_name("ca.pem")
+    wrong.write_text("no certificate")
+    file.write(hub={"tls": {"ca": str(wrong)}, "policy": {"deny": ["library/**"]}})
+    await mirror.up.reloading.reload()
+    assert "upstreams.docker.io.tls: cannot be read" in caplog.text
+    assert (await mirror.get(manifest_path("v1"))).status == 200
+    file.write(hub={"policy": {"deny": ["library/**"]}})
+    await mirror.up.reloading.reload()
+    assert (await mirror.get(manifest_path("v1"))).status == 403
+
+
+async def test_a_mistake_of_ours_does_not_end_reloading(
+    mirror: Mirror, file: File, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(mirror.up.store, "reload", lambda *_: 1 / 0)
+        await mirror.up.reloading.reload()
+    assert "the configuration could not be applied" in caplog.text
+    await mirror.up.reloading.reload()
+    assert await applied(mirror) == 1
+
+
+async def test_a_renewed_authority_of_an_upstream_is_read_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, _, pem = loopback_tls()
+    _, _, other = loopback_tls()
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(other)
+    async with FakeRegistry(tls=server) as upstream:
+        upstream.push(REPOSITORY, ONE, ["v1"])
+        file = File(tmp_path, upstream.url)
+        file.write(hub={"tls": {"ca": str(ca)}})
+        async with mirror_at(file.path, tmp_path / "cache") as mirror:
+            assert (await mirror.get(manifest_path("v1"))).status == 502
+            mirror.up.reloading._look_every_seconds = 0.01
+            watching = asyncio.create_task(mirror.up.reloading.watch())
+            await asyncio.sleep(0.05)
+            ca.write_bytes(pem)
+            await mirror.becomes("mirror_config_reloads_total", 1, outcome="applied")
+            assert (await mirror.get(manifest_path("v1"))).status == 200
+            watching.cancel()
 
 
 class Watched:

@@ -172,6 +172,11 @@ class UpstreamChecks:
         return _limit(reading, account)
 
 
+def unusable_files(why: str) -> Verdict:
+    """Tell that an upstream cannot be asked at all."""
+    return wrong(why, "look at the files that it names: they are read as PEM")
+
+
 def _limit(reading: Reading, account: str) -> Verdict:
     window = human_span(reading.window_seconds)
     said = f"{account}: {reading.remaining} of {reading.limit} left in {window}"

@@ -15,6 +15,7 @@ from mirror.cli.doctor.asking import Place
 from mirror.cli.doctor.examining import TOTAL_SECONDS, examine
 from mirror.cli.doctor.finding import Check, Finding, Verdict, wrong
 from mirror.config import ConfigError, Loaded, load_what_is_right
+from mirror.runtime.certificates import CertificateError
 from mirror.runtime.pools import Pool, Pools
 from mirror.settings import ListenAddress, ServerTls, Settings, routing_table
 from mirror.store.fitness import look_at
@@ -132,7 +133,13 @@ class _Plan:
         upstreams, answers = self.settings.upstreams, []
         yield self._check(_NETWORK, "proxy", network.proxies, upstreams)
         for upstream in upstreams.values():
-            checkup = Checkup(upstream, self.pools, self.pool)
+            try:
+                checkup = Checkup(upstream, self.pools, self.pool)
+            except CertificateError as error:
+                yield self._check(
+                    f"upstream {upstream.name}", "tls files", network.unusable_files, str(error)
+                )
+                continue
             self.checkups.append(checkup)
             for check in network.UpstreamChecks(upstream, checkup, ahead).checks():
                 if check.name.startswith("answer"):

@@ -162,6 +162,24 @@ async def test_offline_says_what_cannot_be_reached(tmp_path: Path) -> None:
     assert found["account"].found == "not tried: see answer"
 
 
+async def test_files_of_an_upstream_that_cannot_be_used_do_not_hide_the_rest(
+    tmp_path: Path, upstream: FakeRegistry
+) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_text("no certificate")
+    found = await looked_at(
+        tmp_path,
+        upstreams={
+            "docker.io": {"endpoints": [upstream.url]},
+            "quay.io": {"endpoints": [upstream.url], "tls": {"ca": str(ca)}},
+        },
+    )
+    files = found["upstream quay.io/tls files"]
+    assert files.state is State.FAILED
+    assert "upstreams.quay.io.tls: cannot be read" in files.found
+    assert found[f"{HUB}/answer"].state is State.OK
+
+
 async def test_a_broken_configuration_does_not_hide_the_rest(
     tmp_path: Path, upstream: FakeRegistry
 ) -> None:

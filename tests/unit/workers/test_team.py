@@ -10,14 +10,11 @@ import pytest
 from aiohttp import web
 
 from mirror.app import running
-from mirror.app.front import _known_to_workers
-from mirror.app.worker import View
 from mirror.domain.manifests import Manifest
 from mirror.domain.names import Reference, Repository
 from mirror.service.manifests import Manifests
 from mirror.service.served import Served
-from mirror.settings import Auth, Limits, ListenAddress, Server, ServerTls
-from mirror.settings.server import AuthFile
+from mirror.settings import Limits, Server, ServerTls
 from mirror.workers import team as team_module
 from mirror.workers.spawning import Spawned
 from tests.fakes.clients import Ended, RawClient, compose
@@ -186,18 +183,6 @@ async def test_who_begins_after_a_reload_serves_as_the_others_do(
     assert {answer.status for answer in answers} == {200}
     assert team._configure.memory_bytes == told.memory_bytes
     assert team._configure.server == {**told.server, "catalog": True}
-
-
-def test_workers_take_who_may_pull_at_a_listener_that_waits_for_a_restart(tmp_path: Path) -> None:
-    """The mix of old and new would be refused in a file, and the worker would have neither."""
-    auth = Auth(tokens=AuthFile(file=tmp_path / "tokens"))
-    open_to_all = Server(listen=ListenAddress("0.0.0.0", 5000))  # noqa: S104 -- nobody listens
-    mixed = open_to_all.model_copy(update={"auth": auth})
-    wanted = settings(tmp_path, {"docker.io": "http://127.0.0.1:1"})
-    wanted = wanted.model_copy(update={"server": mixed})
-    known = View(_known_to_workers(wanted, b"key"))
-    assert known.server.auth is not None
-    assert known.server.auth.tokens == auth.tokens
 
 
 async def test_a_seat_outlives_a_lack_of_descriptors(
