@@ -19,7 +19,8 @@ from mirror.runtime.certificates import server_context
 from mirror.runtime.pools import Pool
 from mirror.settings import Limits, Policy, ServerTls, Timeouts
 from mirror.web import connections
-from mirror.web.encrypting import EncryptingSender, LendableTransport, Loan, lendable
+from mirror.web.encrypting import EncryptingSender, LendableTransport, lendable
+from mirror.web.loans import Loan
 from tests.fakes.certificates import Authority
 from tests.fakes.clients import compose
 from tests.fakes.content import Blob, blob
