@@ -22,6 +22,7 @@ from mirror.observe.metrics import Metrics
 from mirror.settings import Limits
 from mirror.web.encrypting import lendable
 from mirror.web.heads import HEAD_MAX_BYTES, is_one_head
+from mirror.web.stalls import Taking
 
 _BACKLOG: Final = 1024
 _FIELD_MAX_BYTES: Final = 32 * 1024
@@ -50,7 +51,8 @@ class Connection(web.RequestHandler):
         "_head_began",
         "_head_bytes",
         "_is_aligned",
-        "_untaken",
+        "_line",
+        "_taking",
         "certificate",
         "client",
         "head",
@@ -79,7 +81,9 @@ class Connection(web.RequestHandler):
         """Told when the client leaves; of whoever waits for something in its name."""
         self._head_began: float | None = None
         self._head_bytes = 0
-        self._untaken: tuple[int, float] | None = None
+        self._taking = Taking()
+        self._line: asyncio.Transport | None = None
+        """The transport until it is lost: aiohttp forgets one that is closing."""
         self.certificate: ClientCertificate | None = None
         """Of the client, verified; on the facts of each request."""
 
@@ -87,8 +91,10 @@ class Connection(web.RequestHandler):
         """Begin: the handshake is over."""
         self.certificate = ClientCertificate.read(transport.get_extra_info("peercert"))
         self.peer = (transport.get_extra_info("peername") or ("",))[0]
-        if isinstance(transport, asyncio.Transport) and transport.get_extra_info("sslcontext"):
-            transport.set_write_buffer_limits(high=_SENDING_BYTES, low=0)
+        if isinstance(transport, asyncio.Transport):
+            self._line = transport
+            if transport.get_extra_info("sslcontext"):
+                transport.set_write_buffer_limits(high=_SENDING_BYTES, low=0)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -130,24 +136,18 @@ class Connection(web.RequestHandler):
         return self._head_began is not None and self._head_began < since
 
     def resume_writing(self) -> None:
-        """Note that the client has taken what waited; what waits next may be just as large."""
-        self._untaken = None
+        """Go on: the client has taken what waited."""
+        self._taking.goes_on()
         super().resume_writing()
 
     def is_stalled(self, now: float, limit_seconds: float) -> bool:
-        """Tell whether an answer waits for the client, which has taken nothing for so long."""
-        if not self._paused or self.transport is None:
-            self._untaken = None
-            return False
-        size_bytes = self.transport.get_write_buffer_size()
-        if self._untaken is None or self._untaken[0] != size_bytes:
-            self._untaken = size_bytes, now
-        return now - self._untaken[1] >= limit_seconds
+        """Tell whether the client takes nothing of what waits, be it after the last answer."""
+        return self._line is not None and self._taking.is_stalled(self._line, now, limit_seconds)
 
     def abort(self) -> None:
         """End at once: a mere close would wait for the client to take what is buffered."""
-        if self.transport is not None:
-            self.transport.abort()
+        if self._line is not None:
+            self._line.abort()
 
     def log_exception(self, *args: object, **kw: Any) -> None:  # noqa: ANN401 -- aiohttp's
         """Log what aiohttp has caught; of a broken request not its bytes, which may be secret."""
@@ -161,6 +161,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
         super().connection_lost(exc)
+        self._line = None
         if self.on_lost is not None:
             self.on_lost()
         self._gate.left(self.client, self)

@@ -101,7 +101,11 @@ class LendableTransport(asyncio.Transport):
 
     def abort(self) -> None:
         """Close at once."""
-        self._end(self._secure.abort)
+        self._end(self._abort)
+
+    def _abort(self) -> None:
+        self._secure.abort()
+        self._raw.abort()  # one that was closed twice has let go of this
 
     def _end(self, call: Callable[[], None]) -> None:
         self._is_closing = True
@@ -138,6 +142,17 @@ class LendableTransport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         """Return how much waits for the client."""
         return (self._raw if self._loan else self._secure).get_write_buffer_size()
+
+    def untaken_bytes(self) -> int:
+        """Return how much waits for the client, encrypted or not.
+
+        While this is lent it is nothing: whoever sends has a limit for clients that take nothing.
+        """
+        if self._loan is not None:
+            return 0
+        # asyncio has a limit for TLS that is closing, but not for what it gave to the socket.
+        secure_bytes = 0 if self._secure.is_closing() else self._secure.get_write_buffer_size()
+        return self._raw.get_write_buffer_size() + secure_bytes
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set how much may wait for the client."""

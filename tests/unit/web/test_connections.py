@@ -4,6 +4,7 @@ import asyncio
 import io
 import resource
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from mirror.web.connections import Connection, Gate, client_of
 from tests.fakes.clients import Ended, RawClient, compose
 from tests.fakes.content import blob
 from tests.fakes.registry import FakeRegistry
+from tests.fakes.tls import loopback_tls
 from tests.harness import ANY_PORT, Mirror, in_one_process, mirror_of
 from tests.unit.web.wire import REPOSITORY, blob_path
 
@@ -194,14 +196,19 @@ async def test_s13_who_goes_on_taking_is_not_disconnected(
     """Between two looks the same may wait again, after much has gone out: over TLS it often is."""
 
     class Line(asyncio.Transport):
+        size_bytes = 100_000
+
         def get_write_buffer_size(self) -> int:
-            return 100_000
+            return self.size_bytes
+
+        def is_closing(self) -> bool:
+            return False
 
     async with limited(tmp_path, upstream, Limits()) as mirror:
         gate = Gate("registry", Limits(), mirror.up.metrics)
         server = web.Server(lambda _: None)  # type: ignore[arg-type, return-value] # never asked
         connection = Connection(gate, "192.0.2.1", server, {})
-        connection.transport = Line()
+        line = connection._line = Line()
         connection.pause_writing()
         assert not connection.is_stalled(0, 60)
         assert not connection.is_stalled(59, 60)
@@ -210,6 +217,79 @@ async def test_s13_who_goes_on_taking_is_not_disconnected(
         assert not connection.is_stalled(61, 60)
         assert not connection.is_stalled(120, 60)
         assert connection.is_stalled(121, 60)
+        for line.size_bytes in (90_000, 80_000, 0, 80_000):
+            assert not connection.is_stalled(200 - line.size_bytes / 1000, 60)
+        assert not connection.is_stalled(179, 60)
+        assert connection.is_stalled(180, 60)
+
+
+def _write_what_is_not_taken(transport: asyncio.Transport) -> None:
+    """Write more than two small kernel buffers hold, and less than what pauses an answer."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    transport.write(b"x" * 60_000)
+
+
+@pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("then", ["kept open", "closed", "half-closed"])
+async def test_s13_who_takes_nothing_of_the_last_answer_is_disconnected(
+    mirror: Mirror, then: str, *, is_secure: bool
+) -> None:
+    """Nothing waits in its name any more, and the connection may be closing."""
+    answered = asyncio.Event()
+
+    async def write(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        _write_what_is_not_taken(request.transport)
+        answered.set()
+        response = web.Response()
+        if then == "closed":
+            response.force_close()
+        return response
+
+    tls, trusting, _ = loopback_tls()
+    limits = Limits(send_stall_seconds=0.1)
+    gate = Gate("other", limits, mirror.up.metrics, (lambda: tls) if is_secure else None)
+    runner = web.ServerRunner(web.Server(write), shutdown_timeout=0.1)
+    await runner.setup()
+    watching = asyncio.create_task(gate.watch())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        await gate.open(runner, listening)
+        with socket.socket() as client:
+            await _ask_and_take_nothing(client, listening, trusting if is_secure else None)
+            await answered.wait()
+            if then == "half-closed":
+                client.shutdown(socket.SHUT_WR)
+            name = "mirror_connections_dropped_total"
+            await mirror.becomes(name, 1, listener="other", reason="stalled")
+            await mirror.becomes("mirror_connections", 0, listener="other")
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await runner.cleanup()
+
+
+async def _ask_and_take_nothing(
+    client: socket.socket, listening: socket.socket, trusting: ssl.SSLContext | None
+) -> None:
+    """Connect with next to no room for what has not been read, over TLS if need be."""
+    loop = asyncio.get_running_loop()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)  # noqa: FBT003 -- the socket's own signature
+    await loop.sock_connect(client, listening.getsockname())
+    if trusting is None:
+        await loop.sock_sendall(client, PING)
+        return
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    is_shaking = True
+    while is_shaking:
+        try:
+            tls.do_handshake()
+            is_shaking = False
+        except ssl.SSLWantReadError:
+            await loop.sock_sendall(client, outgoing.read())
+            incoming.write(await loop.sock_recv(client, 4096))
+    tls.write(PING)
+    await loop.sock_sendall(client, outgoing.read())
 
 
 async def test_connections_that_are_closed_have_time_to_send_what_they_hold(

@@ -371,3 +371,22 @@ async def test_a_file_that_ends_early_leaves_the_connection_whole(
             assert await peer.reader.readexactly(4) == b"more"
             peer.writer.write(b"thanks")
             await until(lambda: protocol.got == b"thanks")
+
+
+async def test_of_what_waits_while_a_thread_sends_only_the_sender_judges() -> None:
+    """Looked at from outside, encrypted rests of one size would be one that nobody takes."""
+
+    class Line(asyncio.Transport):
+        def get_write_buffer_size(self) -> int:
+            return 5
+
+        def is_closing(self) -> bool:
+            return False
+
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(
+        ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True
+    )
+    transport = LendableTransport(Line(), Line(), tls, ssl.MemoryBIO())
+    assert transport.untaken_bytes() == 10
+    transport._loan = object()  # type: ignore[assignment] # there is one
+    assert transport.untaken_bytes() == 0
