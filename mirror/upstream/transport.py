@@ -52,7 +52,10 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
         self._reach = Reach.of(upstream.endpoints, upstream.realms, upstream.redirects)
         self._home = {Origin.of(url) for url in upstream.endpoints}
-        self._proxies = getproxies_environment()
+        self._proxies = proxies_of_environment()
+        # The way to a proxy is looked up as well. One with a user is no origin, so without him.
+        ways = map(_without_user, filter(None, (upstream.proxy, *self._proxies.values())))
+        self._to_proxies = Reach.of(ways)
         try:
             self._home_tls = tls_context(upstream.tls, at_home=True)
             self._foreign_tls = tls_context(upstream.tls, at_home=False)
@@ -182,11 +185,7 @@ class Transport:
         return judged(origin.host) is None or self._reach.allows(origin.host)
 
     def _is_named(self, host: str, port: int) -> bool:
-        if self._reach.names(host, port):
-            return True
-        # The way to a proxy is looked up as well.
-        proxies = (self._upstream.proxy, *getproxies_environment().values())
-        return Reach.of(filter(None, proxies)).names(host, port)
+        return self._reach.names(host, port) or self._to_proxies.names(host, port)
 
     def _private(self, url: str, named_by: str) -> PrivateTargetError:
         origin = Origin.of(url)
@@ -212,6 +211,21 @@ def _end(span: tracing.Span, status: int) -> None:
     span.end()
 
 
+def proxies_of_environment() -> dict[str, str]:
+    """Return what ``HTTP(S)_PROXY`` and ``NO_PROXY`` say, by scheme and ``no``.
+
+    A proxy without a scheme (``proxy:3128``) is an http one, as curl and Go take it.
+    """
+    named = getproxies_environment()
+    bare = {key: named[key] for key in ("http", "https") if "://" not in named.get(key, "://")}
+    return named | {key: f"http://{proxy}" for key, proxy in bare.items()}
+
+
+def _without_user(proxy: str) -> str:
+    scheme, _, rest = proxy.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
 def proxy_of_environment(url: str, proxies: Mapping[str, str] | None = None) -> str | None:
     """Return the proxy that ``HTTP(S)_PROXY`` and ``NO_PROXY`` name for *url*.
 
@@ -220,7 +234,7 @@ def proxy_of_environment(url: str, proxies: Mapping[str, str] | None = None) -> 
     Not by aiohttp's ``trust_env``: that also sends what ``~/.netrc`` has for the host, which
     nobody has configured here, and reads it in the default executor.
     """
-    named = getproxies_environment() if proxies is None else proxies
+    named = proxies_of_environment() if proxies is None else proxies
     origin = Origin.of(url) if named else None
     if origin is None or proxy_bypass_environment(f"{origin.host}:{origin.port}", named):
         return None

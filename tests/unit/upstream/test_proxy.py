@@ -1,6 +1,7 @@
 """A proxy on the way to upstream, and what the environment of the process must not do."""
 
 import base64
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -52,6 +53,25 @@ async def test_plain_http_goes_through_the_proxy(
     async with mirrored(tmp_path, upstream) as mirror:
         await pull(mirror, IMAGE)
     assert all(request.target.startswith(FAR) for request in proxy.requests)
+
+
+@pytest.mark.parametrize("written", ["http://canary:word@{}", "canary:p%40ss@{}", "{}"])
+async def test_a_proxy_in_a_private_network(
+    proxy: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    """It is found by its name, with a user or without, and with a scheme or without."""
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *args: int, **more: int) -> object:
+        return real("127.0.0.1" if host == "proxy.corp" else host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setenv("HTTP_PROXY", written.format(f"proxy.corp:{proxy.port}"))
+    async with mirrored(tmp_path, Upstream(endpoints=(FAR,))) as mirror:
+        await pull(mirror, IMAGE)
+    shown = {request.header("Proxy-Authorization") for request in proxy.requests}
+    user, at, _ = written.removeprefix("http://").replace("%40", "@").rpartition("@")
+    assert shown == {"Basic " + base64.b64encode(user.encode()).decode() if at else None}
 
 
 @pytest.mark.parametrize("no_proxy", ["127.0.0.1", "*", "example.org,127.0.0.1", "{authority}"])
