@@ -15,12 +15,14 @@ class Caller:
 
     Without ``username`` and ``password`` upstream is asked as by a stranger. Another
     ``generation`` gets new tokens for them: what is remembered of the old ones must not count.
+    ``mark`` is a keyed hash of them: by it one caller is told from another.
     """
 
     upstream: str
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     generation: int = 0
+    mark: bytes = b""
 
 
 _current: Final[ContextVar[Caller | None]] = ContextVar("acting_as", default=None)

@@ -163,7 +163,7 @@ class Verification:
             if seen is None and await self._openness(wanted) is Openness.PUBLIC:
                 return None
             known = await self._checked(wanted, shown, mark)
-        return _as_caller(wanted.repository, shown, known)
+        return _as_caller(wanted.repository, shown, mark, known)
 
     def _counts(self, known: _Known, repository: Repository) -> bool:
         policy = self._policies.of(repository)
@@ -182,7 +182,7 @@ class Verification:
             raise absent.with_traceback(None)
 
         async def ask() -> _Known:
-            caller = self._next(Caller(wanted.repository.upstream, shown.username, shown.password))
+            caller = self._next(_caller(wanted.repository, shown, mark))
             act_as(caller)
             is_good = True
             try:
@@ -249,7 +249,7 @@ class Verification:
             mark = self._fingerprints.of(shown.username, shown.password)
             known = self._known.peek((mark, repository))
             if known is not None:
-                return _as_caller(repository, shown, known)
+                return _as_caller(repository, shown, mark, known)
         seen = self._seen.peek(repository)
         if seen is None or seen.openness is not Openness.PRIVATE:
             return None
@@ -261,7 +261,11 @@ class Verification:
         return 0 <= self._clock.monotonic() - at < limit_seconds
 
 
-def _as_caller(repository: Repository, shown: Basic, known: _Known) -> Caller:
+def _caller(repository: Repository, shown: Basic, mark: bytes, generation: int = 0) -> Caller:
+    return Caller(repository.upstream, shown.username, shown.password, generation, mark)
+
+
+def _as_caller(repository: Repository, shown: Basic, mark: bytes, known: _Known) -> Caller:
     if not known.is_good:
         raise DeniedError(f"{repository}: its registry does not let this credential in")
-    return Caller(repository.upstream, shown.username, shown.password, known.generation)
+    return _caller(repository, shown, mark, known.generation)

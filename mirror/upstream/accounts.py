@@ -18,6 +18,21 @@ CALLER_NAME: Final = "caller"
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """Whom an upstream limits: by this, pauses and budgets are kept apart.
+
+    Callers have one ``name`` between them, which is what metrics and logs show, so that there are
+    no more of those than accounts in the configuration. ``mark`` tells callers apart.
+    """
+
+    name: str
+    mark: bytes = field(default=b"", repr=False)
+
+
+NOBODY: Final = Holder(ANONYMOUS_NAME)
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """Who we are towards an upstream; the secrets stay out of every ``repr``.
 
@@ -30,6 +45,13 @@ class Account:
     """A caller's own: that it is refused says nothing of what we are configured with."""
     generation: int = 0
     """Tokens of another one are not used for it."""
+    mark: bytes = field(default=b"", repr=False)
+    """Tells one caller from another."""
+
+    @property
+    def holder(self) -> Holder:
+        """Whose pauses and whose budget count."""
+        return Holder(self.name, self.mark)
 
     @property
     def is_anonymous(self) -> bool:
@@ -61,7 +83,9 @@ def _account_of(caller: Caller) -> Account:
     if caller.password is None:
         return Account(ANONYMOUS_NAME, generation=caller.generation)
     login = Login(username=caller.username, password=caller.password)
-    return Account(CALLER_NAME, login, is_callers=True, generation=caller.generation)
+    return Account(
+        CALLER_NAME, login, is_callers=True, generation=caller.generation, mark=caller.mark
+    )
 
 
 class Accounts:
@@ -71,18 +95,26 @@ class Accounts:
         self._upstream = upstream
         self._logins = logins
 
-    def name_for(self, repository: Repository) -> str | None:
-        """Return the name of the credential that counts here; ``None``: anonymous."""
+    def holder(self, repository: Repository) -> Holder:
+        """Return whose credential counts here."""
         caller = acting_for(self._upstream.name)
         if caller is not None:
-            return None if caller.password is None else CALLER_NAME
+            return NOBODY if caller.password is None else Holder(CALLER_NAME, caller.mark)
         credential = self._entry(repository)
-        return None if credential is None else credential.name
+        return NOBODY if credential is None else Holder(credential.name)
+
+    def has_credential(self, repository: Repository) -> bool:
+        """Return whether there is one; without it upstream shows what it shows to everybody."""
+        caller = acting_for(self._upstream.name)
+        if caller is not None:
+            return caller.password is not None
+        return self._entry(repository) is not None
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all accounts, the anonymous one last."""
-        return (*dict.fromkeys(each.name for each in self._upstream.credentials), ANONYMOUS_NAME)
+    def holders(self) -> tuple[Holder, ...]:
+        """Those of the configuration, the anonymous one last."""
+        names = dict.fromkeys(each.name for each in self._upstream.credentials)
+        return (*map(Holder, names), NOBODY)
 
     async def account(self, repository: Repository, *, not_this: Account | None = None) -> Account:
         """Return the account for a repository; secrets may rotate.

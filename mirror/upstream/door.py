@@ -20,12 +20,15 @@ from mirror.domain.errors import (
 )
 from mirror.domain.routing import Kind
 from mirror.runtime.clock import Clock
+from mirror.upstream.accounts import Holder
 
 FAILURES_TO_OPEN: Final = 3
 _OPEN_SECONDS: Final = 1.0
 _OPEN_MAX_SECONDS: Final = 15.0
 _PAUSE_SECONDS: Final = 60
 """How long nothing is asked after a 429 that does not say."""
+PAUSES_MAX: Final = 4096
+"""So many are remembered of an endpoint: callers may be any number."""
 _SHARE: Final = 0.9
 """A wait that is broken off counts if it lasted for most of the endpoint's time."""
 
@@ -59,15 +62,15 @@ class Door:
         self._is_slow = False
         self._opened_at = self._open_until = -1.0
         self._probes = 0
-        self._pauses: dict[tuple[str, bool], float] = {}
+        self._pauses: dict[tuple[Holder, bool], float] = {}
 
-    def refusal(self, account: str, kind: Kind) -> TroubleError | None:
+    def refusal(self, holder: Holder, kind: Kind) -> TroubleError | None:
         """Return why the endpoint is not to be asked now; ``None``: it may be."""
-        return self._pause(account, kind) or self._silence()
+        return self._pause(holder, kind) or self._silence()
 
-    def pause_seconds(self, account: str) -> float:
+    def pause_seconds(self, holder: Holder) -> float:
         """Return for how long nothing is asked for an account."""
-        return max(0.0, self._paused_until(account, Kind.MANIFEST) - self._clock.monotonic())
+        return max(0.0, self._paused_until(holder, Kind.MANIFEST) - self._clock.monotonic())
 
     @property
     def is_open(self) -> bool:
@@ -106,20 +109,31 @@ class Door:
         finally:
             self._probes -= is_probe
 
-    def limited(self, account: str, kind: Kind, retry_after_seconds: int | None) -> None:
+    def limited(self, holder: Holder, kind: Kind, retry_after_seconds: int | None) -> None:
         """Note a 429; one for a manifest or a list says nothing of blobs, which cost nothing."""
         seconds = _PAUSE_SECONDS if retry_after_seconds is None else retry_after_seconds
-        self._pauses[account, kind is Kind.BLOB] = self._clock.monotonic() + seconds
+        now = self._clock.monotonic()
+        self._pauses.pop((holder, kind is Kind.BLOB), None)  # so that the last one comes last
+        self._pauses[holder, kind is Kind.BLOB] = now + seconds
+        if len(self._pauses) > PAUSES_MAX:
+            self._tidy(now)
 
-    def _pause(self, account: str, kind: Kind) -> TroubleError | None:
-        left_seconds = self._paused_until(account, kind) - self._clock.monotonic()
+    def _tidy(self, now: float) -> None:
+        """Forget the pauses that are over and, if that is not enough, the callers' oldest one."""
+        self._pauses = {key: until for key, until in self._pauses.items() if until > now}
+        oldest = next((key for key in self._pauses if key[0].mark), None)
+        if len(self._pauses) > PAUSES_MAX and oldest is not None:
+            del self._pauses[oldest]
+
+    def _pause(self, holder: Holder, kind: Kind) -> TroubleError | None:
+        left_seconds = self._paused_until(holder, kind) - self._clock.monotonic()
         if left_seconds <= 0:
             return None
         return RateLimitedError(self._upstream, int(left_seconds + 0.999))
 
-    def _paused_until(self, account: str, kind: Kind) -> float:
-        of_all = self._pauses.get((account, True), 0.0)
-        return of_all if kind is Kind.BLOB else max(of_all, self._pauses.get((account, False), 0.0))
+    def _paused_until(self, holder: Holder, kind: Kind) -> float:
+        of_all = self._pauses.get((holder, True), 0.0)
+        return of_all if kind is Kind.BLOB else max(of_all, self._pauses.get((holder, False), 0.0))
 
     def _silence(self) -> TroubleError | None:
         if not self.is_open:

@@ -37,7 +37,7 @@ from mirror.observe.metrics import Metrics
 from mirror.runtime import trail
 from mirror.runtime.clock import Clock
 from mirror.settings import Upstream
-from mirror.upstream.accounts import ANONYMOUS_NAME, Account, Accounts
+from mirror.upstream.accounts import Account, Accounts, Holder
 from mirror.upstream.budgets import Budgets
 from mirror.upstream.deadline import deadline, share
 from mirror.upstream.door import Door
@@ -128,30 +128,30 @@ class Registry:
 
     def has_credential(self, repository: Repository) -> bool:
         """Return whether a configured credential is used for this repository."""
-        return self._accounts.name_for(repository) is not None
+        return self._accounts.has_credential(repository)
 
     def trouble(self, repository: Repository) -> TroubleError | None:
         """Return why there is no use in asking for manifests now; ``None``: there is."""
-        account = self._accounts.name_for(repository) or ANONYMOUS_NAME
-        errors = [door.refusal(account, Kind.MANIFEST) for door in self.doors.values()]
+        holder = self._accounts.holder(repository)
+        errors = [door.refusal(holder, Kind.MANIFEST) for door in self.doors.values()]
         refusals = [error for error in errors if error is not None]
         return None if len(refusals) < len(errors) else refusals[0]
 
     def budget(self, repository: Repository) -> Budget | None:
         """Return what is known of the pulls that are left for a repository's account."""
-        return self._budgets.of(self._accounts.name_for(repository) or ANONYMOUS_NAME)
+        return self._budgets.of(self._accounts.holder(repository))
 
     def rates(self) -> Iterator[Rate]:
-        """Return what is known of each account's budget."""
-        return map(self._rate, self._accounts.names)
+        """Return what is known of the budgets of the configured accounts and of strangers."""
+        return map(self._rate, self._accounts.holders)
 
     def rate(self, repository: Repository) -> Rate:
         """Return what is known of the budget that a repository's pulls cost."""
-        return self._rate(self._accounts.name_for(repository) or ANONYMOUS_NAME)
+        return self._rate(self._accounts.holder(repository))
 
-    def _rate(self, account: str) -> Rate:
-        pause_seconds = min(door.pause_seconds(account) for door in self.doors.values())
-        return Rate(self._name, account, self._budgets.of(account), pause_seconds)
+    def _rate(self, holder: Holder) -> Rate:
+        pause_seconds = min(door.pause_seconds(holder) for door in self.doors.values())
+        return Rate(self._name, holder.name, self._budgets.of(holder), pause_seconds)
 
     async def head_manifest(
         self, repository: Repository, reference: Reference
@@ -280,14 +280,13 @@ class Registry:
         """Return why an endpoint is not asked; a download that is under way always goes on."""
         if question.range_header is not None:
             return None
-        return self.doors[endpoint.url].refusal(account.name, question.kind)
+        return self.doors[endpoint.url].refusal(account.holder, question.kind)
 
     async def _account(self, question: Question) -> Account:
         try:
             return await self._accounts.account(question.repository)
         except CredentialRefusedError as error:
-            name = self._accounts.name_for(question.repository) or ANONYMOUS_NAME
-            self._note("", question, name, error)
+            self._note("", question, self._accounts.holder(question.repository).name, error)
             raise
 
     async def _ask(
@@ -303,17 +302,17 @@ class Registry:
         except AccessRefusedError:
             raise access_refused(self._name, question.kind, str(question.repository)) from None
         except RateLimitedError as error:  # by the token endpoint
-            door.limited(account.name, question.kind, error.retry_after_seconds)
+            door.limited(account.holder, question.kind, error.retry_after_seconds)
             raise
         try:
             if not reply.foreign:
-                says = self._budgets.read(account.name, reply.response.headers)
+                says = self._budgets.read(account.holder, reply.response.headers)
                 if says and question.counts_as_pull and reply.response.status < 400:
                     trail.paid()
             raise_refusal(reply, question)
         except RateLimitedError as error:
             if not reply.foreign:
-                door.limited(account.name, question.kind, error.retry_after_seconds)
+                door.limited(account.holder, question.kind, error.retry_after_seconds)
             reply.response.release()
             raise
         except BaseException:

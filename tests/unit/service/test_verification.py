@@ -13,7 +13,7 @@ import pytest
 
 from mirror.settings import Auth, Policy, Settings, Upstream
 from mirror.settings.upstreams import Credential
-from tests.fakes.answers import Answer
+from tests.fakes.answers import Answer, error
 from tests.fakes.auth import BasicGuard, FakeTokenServer
 from tests.fakes.clock import FakeClock
 from tests.fakes.content import OCI_INDEX, OCI_MANIFEST, Blob, artifact, blob, image, index
@@ -30,6 +30,7 @@ ALSO = basic("also-bob", "secret-of-also")
 USERS = {"ann": "secret-of-ann", "bob": "secret-of-bob", "also-bob": "secret-of-also"}
 PRIVATE = {A: {"ann"}, B: {"bob", "also-bob"}}
 TTL_SECONDS = 300
+TAG_TTL_SECONDS = 10_000
 NAME = "corp.example"
 
 
@@ -125,7 +126,9 @@ async def corp(
             registry.guard = tokens.guard()
         else:
             registry.guard = BasicRepositories(users, private)
-        verifying = Policy(access="verify", timeouts=QUICK, tag_ttl_seconds=10_000, **policy)
+        verifying = Policy(
+            access="verify", timeouts=QUICK, tag_ttl_seconds=TAG_TTL_SECONDS, **policy
+        )
         upstreams: dict[str, Any] = {
             name: Upstream(
                 endpoints=(registry.url,),
@@ -361,6 +364,44 @@ async def test_what_is_not_there_is_no_proof(town: Corp) -> None:
     assert (await town.get(manifest_path("nothing", A), ANN)).status == 404
     assert (await town.get(manifest_path("nothing", B), ANN)).status == 403
     await town.pull(A, ANN)
+
+
+# --- what each may still ask -----------------------------------------------------------------
+
+
+async def test_a_429_for_one_caller_stops_nobody_else(tmp_path: Path) -> None:
+    """Neither when it is checked who may, nor when an image is pulled."""
+    limited = error(429, "TOOMANYREQUESTS")
+    limited.headers.append(("Retry-After", "600"))
+    async with corp(tmp_path, "passwords") as town:
+        town.registry.before = lambda request: (
+            limited if request.authorization == BOB["Authorization"] else None
+        )
+        assert (await town.get(manifest_path("v1", B), BOB)).status == 503
+        town.registry.before = None
+        asked = len(town.registry.requests)
+        got = await town.get(manifest_path("v1", B), BOB)
+        assert (got.status, got.headers["Retry-After"]) == (503, "600")
+        assert len(town.registry.requests) == asked, "it is left alone"
+        await town.pull(B, ALSO)
+        await town.pull(A, ANN)
+        town.clock.advance(601)
+        await town.pull(B, BOB)
+
+
+async def test_each_caller_has_a_budget_of_its_own(tmp_path: Path) -> None:
+    remaining = "mirror_upstream_ratelimit_remaining"
+    async with corp(tmp_path, "passwords") as town:
+        headers = town.registry.options.manifest_headers
+        headers |= {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "90;w=21600"}
+        await town.pull(B, ALSO)
+        headers["ratelimit-remaining"] = "5;w=21600"
+        await town.pull(B, BOB)
+        for who, ttl_seconds in ((ALSO, TAG_TTL_SECONDS), (BOB, 6 * TAG_TTL_SECONDS)):
+            got = await town.get(manifest_path("v1", B), who)
+            assert got.cache_status == f"mirror; hit; ttl={ttl_seconds}"
+        assert await town.mirror.metric(remaining, upstream=NAME, account="caller") == 5
+        assert await town.mirror.total(remaining, upstream=NAME) == 5, "all callers are one there"
 
 
 # --- while upstream does not answer ----------------------------------------------------------

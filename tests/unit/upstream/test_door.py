@@ -8,7 +8,8 @@ import pytest
 from mirror.domain.errors import RateLimitedError, UpstreamTroubleError
 from mirror.domain.routing import Kind
 from mirror.runtime.clock import Clock
-from mirror.upstream.door import FAILURES_TO_OPEN, Door
+from mirror.upstream.accounts import Holder
+from mirror.upstream.door import FAILURES_TO_OPEN, PAUSES_MAX, Door
 from tests.fakes.clock import FakeClock
 
 
@@ -32,7 +33,7 @@ async def fail(door: Door, times: int = 1, check: Callable[[], bool] = lambda: T
 
 
 def may_ask(door: Door, account: str = "anonymous", kind: Kind = Kind.MANIFEST) -> bool:
-    return door.refusal(account, kind) is None
+    return door.refusal(Holder(account), kind) is None
 
 
 async def test_it_opens_after_three_failures_in_a_row_and_an_answer_closes_it() -> None:
@@ -136,10 +137,10 @@ async def test_mirrors_do_not_come_back_together() -> None:
 def test_a_429_pauses_the_account_for_as_long_as_it_says(said: int | None, seconds: int) -> None:
     clock = FakeClock(100)
     door = door_of(clock)
-    door.limited("ci", Kind.MANIFEST, said)
+    door.limited(Holder("ci"), Kind.MANIFEST, said)
     assert may_ask(door, "anonymous")
-    assert door.pause_seconds("ci") == seconds
-    refusal = door.refusal("ci", Kind.MANIFEST)
+    assert door.pause_seconds(Holder("ci")) == seconds
+    refusal = door.refusal(Holder("ci"), Kind.MANIFEST)
     if seconds:
         assert isinstance(refusal, RateLimitedError)
         assert refusal.retry_after_seconds == seconds
@@ -150,8 +151,26 @@ def test_a_429_pauses_the_account_for_as_long_as_it_says(said: int | None, secon
 
 def test_a_429_for_a_manifest_says_nothing_of_blobs_and_one_for_a_blob_of_all() -> None:
     door = door_of(FakeClock(100))
-    door.limited("a", Kind.MANIFEST, 60)
-    door.limited("b", Kind.BLOB, 60)
+    door.limited(Holder("a"), Kind.MANIFEST, 60)
+    door.limited(Holder("b"), Kind.BLOB, 60)
     assert may_ask(door, "a", Kind.BLOB)
     assert not may_ask(door, "b", Kind.BLOB)
     assert not may_ask(door, "b", Kind.MANIFEST)
+
+
+def test_pauses_of_callers_are_no_more_than_so_many() -> None:
+    """However many there are: over the bound those that are over go, and then the oldest."""
+    clock, ours = FakeClock(100), Holder("ci")
+    door = door_of(clock)
+    door.limited(ours, Kind.MANIFEST, 1000)
+    callers = [Holder("caller", number.to_bytes(4)) for number in range(PAUSES_MAX)]
+    for each in callers:
+        door.limited(each, Kind.MANIFEST, 60)
+    assert door.refusal(callers[0], Kind.MANIFEST) is None
+    for each in (ours, callers[1], callers[-1]):
+        assert door.refusal(each, Kind.MANIFEST) is not None
+    assert len(door._pauses) == PAUSES_MAX
+    clock.advance(61)
+    door.limited(callers[0], Kind.MANIFEST, 60)
+    assert len(door._pauses) == 2
+    assert door.refusal(ours, Kind.MANIFEST) is not None
