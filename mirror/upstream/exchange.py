@@ -141,7 +141,7 @@ class Exchange:
         is asked once more with the present one, if that is another.
 
         Raises:
-            AccessRefusedError: a token endpoint refuses the anonymous.
+            AccessRefusedError: a token endpoint refuses the repository.
             TroubleError: no connection, a loop of redirects, a forbidden realm.
         """
         try:

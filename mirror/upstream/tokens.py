@@ -34,10 +34,13 @@ _MAX_SECONDS: Final = 24 * 3600
 _USED_SHARE: Final = 0.9
 _BODY_MAX_BYTES: Final = 1024 * 1024
 _REFUSED: Final = frozenset({400, 401, 403})
+_GOOD_SECONDS: Final = 30.0
+_BAD_SECONDS: Final = 10.0
+"""For how long it is believed that a token endpoint lets an account in, or does not."""
 
 
 class AccessRefusedError(Exception):
-    """The token endpoint gives no token to the anonymous, or to a caller, for this repository."""
+    """The token endpoint gives no token for this repository, which says nothing of the account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,8 @@ class Tokens:
         self._cache: Recent[Token] = Recent(
             tier, f"token {upstream}", lambda token: len(token.value) + 500
         )
+        self._logins: SingleFlight[TokenKey, bool] = SingleFlight()
+        self._good: Recent[bool] = Recent(tier, f"login {upstream}", lambda _: 500)
 
     async def get(self, key: TokenKey, *, not_this: str | None = None) -> Token:
         """Return a token, asked for at most once at a time.
@@ -106,8 +111,8 @@ class Tokens:
             not_this: A token that the registry has just refused.
 
         Raises:
-            AccessRefusedError: the anonymous gets none.
-            CredentialRefusedError: our configured account gets none.
+            AccessRefusedError: there is none for who asks, whose account is not to blame.
+            CredentialRefusedError: our configured account is refused.
             TroubleError: the token endpoint is in trouble or limits our rate.
         """
         cached = await self._cache.get(key)
@@ -132,18 +137,49 @@ class Tokens:
     async def close(self) -> None:
         """Stop asking."""
         await self._flights.close()
+        await self._logins.close()
 
     async def _fetch(self, key: TokenKey) -> Token:
-        try:
-            # A limit of its own: whoever asks next would otherwise join what hangs.
-            async with asyncio.timeout(self._patience_seconds):
-                response, body = await self._ask(key)
-        except TimeoutError:
-            raise UpstreamTimeoutError(redact(key.realm)) from None
-        self._raise_refusal(response, key)
+        response, body = await self._answer(key)
+        if response.status in _REFUSED:
+            if await self._is_let_in(key):
+                raise AccessRefusedError
+            raise CredentialRefusedError(f"{redact(key.realm)}: status {response.status}")
+        self._raise_trouble(response, key)
         token = read_token(body, key.realm)
         await self._cache.put(key, token, ttl_seconds=token.lifetime_seconds)
         return token
+
+    async def _is_let_in(self, key: TokenKey) -> bool:
+        """Tell whether it is the repository that was refused, and not who asked for it.
+
+        Token endpoints say 401 and 403 for both (ghcr.io does). Asked without a scope, as
+        ``docker login`` asks, they tell them apart. The anonymous has nothing that could be wrong,
+        and what is wrong with a caller's login is the caller's affair.
+        """
+        if key.account.is_anonymous or key.account.is_callers:
+            return True
+        if not key.scope:
+            return False
+        login = replace(key, scope="")
+        known = await self._good.get(login)
+        return await self._logins.do(login, lambda: self._log_in(login)) if known is None else known
+
+    async def _log_in(self, key: TokenKey) -> bool:
+        response, _ = await self._answer(key)
+        is_good = response.status not in _REFUSED
+        if is_good:
+            self._raise_trouble(response, key)
+        await self._good.put(key, is_good, ttl_seconds=_GOOD_SECONDS if is_good else _BAD_SECONDS)
+        return is_good
+
+    async def _answer(self, key: TokenKey) -> tuple[aiohttp.ClientResponse, bytes]:
+        try:
+            # A limit of its own: whoever asks next would otherwise join what hangs.
+            async with asyncio.timeout(self._patience_seconds):
+                return await self._ask(key)
+        except TimeoutError:
+            raise UpstreamTimeoutError(redact(key.realm)) from None
 
     async def _ask(self, key: TokenKey) -> tuple[aiohttp.ClientResponse, bytes]:
         """Ask by GET, which all token endpoints know; an identity token needs a POST."""
@@ -168,14 +204,10 @@ class Tokens:
         finally:
             response.close()
 
-    def _raise_refusal(self, response: aiohttp.ClientResponse, key: TokenKey) -> None:
+    def _raise_trouble(self, response: aiohttp.ClientResponse, key: TokenKey) -> None:
         status = response.status
         if status == 200:
             return
-        if status in _REFUSED and (key.account.is_anonymous or key.account.is_callers):
-            raise AccessRefusedError
-        if status in _REFUSED:
-            raise CredentialRefusedError(f"{redact(key.realm)}: status {status}")
         if status == 429:
             wait = response.headers.get("Retry-After")
             raise RateLimitedError(self._upstream, retry_after_seconds(wait, datetime.now(UTC)))

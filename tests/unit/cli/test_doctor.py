@@ -28,9 +28,9 @@ from mirror.settings.server import Auth, AuthFile
 from mirror.settings.units import SizeOrShare
 from mirror.store import fitness
 from mirror.store.fitness import FileSystem
-from tests.fakes import faults
+from tests.fakes import auth, faults
 from tests.fakes.answers import Answer, text
-from tests.fakes.auth import BasicGuard
+from tests.fakes.auth import BasicGuard, Challenge
 from tests.fakes.certificates import Authority
 from tests.fakes.content import image
 from tests.fakes.origin import Origin
@@ -584,6 +584,30 @@ async def test_each_endpoint_is_looked_at(tmp_path: Path, upstream: FakeRegistry
 async def test_tokens(tmp_path: Path, password: str | None, state: State, words: str) -> None:
     async with guarded() as site:
         site.tokens.tokens.users = {USER: PASSWORD}
+        credentials = [{"username": USER, "password": password}] if password else []
+        found = await upstream_looked_at(
+            tmp_path, site.registry.url, credentials=credentials, realms=[site.tokens.host]
+        )
+    assert found["account"].state is state
+    assert words in found["account"].found
+
+
+@pytest.mark.parametrize(
+    ("password", "state", "words"),
+    [
+        (None, State.WARNING, "the anonymous gets nothing here"),
+        (PASSWORD, State.OK, "default: login accepted"),
+        ("wrong", State.FAILED, "default: refused"),
+    ],
+)
+async def test_tokens_for_what_the_account_may_not_see(
+    tmp_path: Path, password: str | None, state: State, words: str
+) -> None:
+    """The front door names a scope of its own, which says nothing of the account."""
+    async with guarded() as site:
+        site.tokens.tokens.users = {USER: PASSWORD}
+        site.tokens.tokens.policy = lambda *_: auth.Verdict.DENIED
+        site.registry.guard = site.tokens.guard(Challenge(scope="repository:closed:pull"))
         credentials = [{"username": USER, "password": password}] if password else []
         found = await upstream_looked_at(
             tmp_path, site.registry.url, credentials=credentials, realms=[site.tokens.host]

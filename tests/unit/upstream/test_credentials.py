@@ -11,14 +11,16 @@ from tests.fakes import faults
 from tests.fakes.answers import Answer, error
 from tests.fakes.auth import BasicGuard, Verdict
 from tests.fakes.clock import FakeClock
+from tests.fakes.clouds import form_of
 from tests.fakes.content import image
 from tests.fakes.registry import FakeRegistry, Guard
 from tests.fakes.wire import Kind, Recorded
-from tests.harness import mirror_of
+from tests.harness import gathered, mirror_of
 from tests.unit.upstream.pulling import (
     PASSWORD,
     REPOSITORY,
     USER,
+    Guarded,
     account,
     basic,
     guarded,
@@ -244,6 +246,79 @@ async def test_less_for_our_account_is_denied_and_no_trouble(tmp_path: Path) -> 
             refused = await mirror.total(REFUSED)
     assert (got.status, got.error_code) == (403, "DENIED")
     assert refused == 0
+
+
+def with_forbidden(site: Guarded, verdict: Verdict, *repositories: str) -> Upstream:
+    """Let the token server refuse repositories to everybody; returns what has our account."""
+    site.tokens.tokens.users[USER] = PASSWORD
+    site.tokens.tokens.policy = lambda name, _: verdict if name in repositories else Verdict.FULL
+    return site.upstream([account(name="ci")])
+
+
+@pytest.mark.parametrize(("name", "status"), [("docker.io", 404), ("ghcr.io", 403)])
+@pytest.mark.parametrize("verdict", [Verdict.UNAUTHORIZED, Verdict.DENIED])
+async def test_a_token_server_that_refuses_a_repository_does_not_refuse_our_account(
+    tmp_path: Path, verdict: Verdict, name: str, status: int
+) -> None:
+    """It is asked once without a scope, by as many pulls as there are, as by ``docker login``."""
+    async with guarded() as site:
+        upstream = with_forbidden(site, verdict, *(f"team/{number}" for number in range(9)))
+        async with mirrored(tmp_path, upstream, name) as mirror:
+            await pull(mirror, site.image)
+            numbers = iter(range(8))
+            got = await gathered(8, lambda: mirror.get(manifest("v1", f"team/{next(numbers)}")))
+            got.append(await mirror.get(manifest("v1", "team/8")))
+            refused = await mirror.total(REFUSED)
+        scopes = [request.parameter("scope") for request in site.tokens.requests]
+        assert {request.authorization for request in site.tokens.requests} == {basic()}
+        assert not site.tokens.tokens.problems
+    assert {each.status for each in got} == {status}
+    assert refused == 0
+    assert scopes.count(None) == 1
+    assert len(scopes) == 1 + 9 + 1
+
+
+async def test_a_token_server_that_refuses_an_identity_token_a_repository(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"auths": {"ghcr.io": {"identitytoken": "identity"}}}', encoding="utf-8")
+    async with guarded() as site:
+        site.tokens.tokens.accepts_post = True
+        site.tokens.tokens.policy = lambda *_: Verdict.DENIED
+        upstream = site.upstream([Credential(name="ci", docker_config=config)])
+        async with mirrored(tmp_path, upstream, "ghcr.io") as mirror:
+            got = await mirror.get(manifest())
+            refused = await mirror.total(REFUSED)
+        forms = [form_of(request) for request in site.tokens.requests]
+    assert (got.status, got.error_code, refused) == (403, "DENIED", 0)
+    assert [form.get("scope") for form in forms] == [f"repository:{REPOSITORY}:pull", None]
+    assert {form["refresh_token"] for form in forms} == {"identity"}
+
+
+async def test_an_account_that_is_refused_is_asked_about_once(tmp_path: Path) -> None:
+    async with guarded() as site:
+        upstream = with_forbidden(site, Verdict.FULL)
+        site.tokens.tokens.users[USER] = "another"
+        async with mirrored(tmp_path, upstream, "ghcr.io") as mirror:
+            got = [await mirror.get(manifest(tag)) for tag in ("v1", "v2", "v3")]
+            refused = await mirror.metric(REFUSED, upstream="ghcr.io", account="ci")
+        scopes = [request.parameter("scope") for request in site.tokens.requests]
+    assert {each.status for each in got} == {502}
+    assert refused == 3
+    assert scopes.count(None) == 1
+
+
+async def test_a_token_server_that_does_not_tell_which_is_refused_is_trouble(
+    tmp_path: Path,
+) -> None:
+    async with guarded() as site:
+        upstream = with_forbidden(site, Verdict.DENIED, REPOSITORY)
+        rule = site.tokens.fail(faults.status(503), skip=1)
+        async with mirrored(tmp_path, upstream, "ghcr.io") as mirror:
+            got = await mirror.get(manifest())
+            rule.cancel()
+            healed = await mirror.get(manifest())
+            refused = await mirror.total(REFUSED)
+    assert (got.status, healed.status, refused) == (502, 403, 0)
 
 
 async def test_an_outage_of_the_token_server_is_not_a_bad_account(tmp_path: Path) -> None:
