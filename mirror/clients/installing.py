@@ -145,8 +145,20 @@ class Installation:
             return current
         if entry.backup is None:
             return None
-        kept = _content(self._directory / entry.backup)
-        return current if kept is None else kept
+        return self._kept(path) if self._keeps(entry) else current
+
+    def _keeps(self, entry: _Entry) -> bool:
+        """Return whether what was there is still kept here: not if it has been put back."""
+        return entry.backup is not None and os.path.lexists(self._directory / entry.backup)
+
+    def _kept(self, path: str) -> bytes | None:
+        """Return what a file held before; None: nothing, or a link that led nowhere."""
+        backup = self._entries[path].backup
+        if backup is None:
+            return None
+        kept = self._directory / backup
+        # What a link says counts from where it was, not from where it is kept.
+        return _content(self._real(path).parent / kept.readlink() if kept.is_symlink() else kept)
 
     def _is_changed(self, path: str) -> bool:
         entry, current = self._entries.get(path), self.current(path)
@@ -155,8 +167,7 @@ class Installation:
         if current is not None and _digest(current) in entry.written:
             return False
         # What was announced may not have been written, and what was begun may have been undone.
-        kept = _content(self._directory / entry.backup) if entry.backup else None
-        return current != kept and not (entry.backup and kept is None)
+        return current != self._kept(path) and (entry.backup is None or self._keeps(entry))
 
     def _write(self, path: str, content: bytes) -> None:
         target = self._real(path)

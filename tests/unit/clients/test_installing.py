@@ -131,6 +131,26 @@ def test_a_link_stays_a_link(root: Path) -> None:
     assert state(root) == before
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_relative_link_is_looked_at_from_where_it_was(root: Path, *, is_there: bool) -> None:
+    shared, path = root / "etc/shared.conf", root / PATHS[0][1:]
+    if is_there:
+        shared.write_text("mine")
+    path.unlink()
+    path.symlink_to("../shared.conf")
+    before = state(root)
+    Installation(root, LEDGER).install(plan("one"))
+    there = Installation(root, LEDGER)
+    assert there.read(PATHS[0]) == ("mine" if is_there else None)
+    assert there.before() == {PATHS[0]: b"mine" if is_there else None}
+    path.write_text("one, and theirs")
+    with pytest.raises(ChangedSinceError):
+        Installation(root, LEDGER).undo()
+    assert path.read_text() == "one, and theirs"
+    Installation(root, LEDGER).undo(force=True)
+    assert state(root) == before
+
+
 def test_what_is_not_text_is_left_alone(root: Path) -> None:
     (root / PATHS[0][1:]).write_bytes(b"\xff")
     with pytest.raises(CannotMergeError, match="UTF-8"):
