@@ -128,8 +128,8 @@ def _refusals() -> Iterator[None]:
         complain(str(error), *(wanted if error.wanted else ["nothing was changed"]))
     except ChangedSinceError as error:
         for path in error.paths:
-            complain(f"{path} was changed since it was written, and is left as it is")
-        complain("--dry-run shows what --force would make of it")
+            complain(f"{path} was changed since it was written, and stays as it was changed")
+        complain("--dry-run --force shows what --force would make of it")
     except NoFilesError as error:
         complain(str(error))
     except PermissionError as error:
@@ -178,8 +178,8 @@ def _install(
 def _undo(
     there: Installation, command: str | None, output: Output, *, dry_run: bool, force: bool
 ) -> None:
-    before = there.before()
-    diff = _diff(there, before)
+    before = there.before(force=force)
+    diff, stays = _diff(there, before), [] if force else there.changed()
     changed = list(_changed(there, before)) if dry_run else there.undo(force=force)
     if output is Output.JSON:
         write_json({"changed": changed, "dry_run": dry_run, "diff": diff, "activate": command})
@@ -188,6 +188,8 @@ def _undo(
         write(diff.rstrip("\n"))
     for path in () if dry_run else changed:
         write(f"{path} is as it was before")
+    if stays:
+        raise ChangedSinceError(stays)
     if not changed:
         write("nothing to undo: nothing is installed")
     elif not dry_run:

@@ -4,6 +4,9 @@ What was there is kept, by a hard link where that can be, in a directory beside 
 is then a rename of the very same file, with its owner, times and attributes. ``ledger.json`` says
 what was written where. It is written before the file that it speaks of, so that a crash at any
 moment leaves something that can be taken back.
+
+Where a file is written by force that somebody has changed, what he made of it is kept, too: it is
+what later merges begin with, and what is put back; only by force again is it what was there first.
 """
 
 import errno
@@ -46,6 +49,8 @@ class _Entry:
     """Name in the ledger's directory of what was there; None if nothing was."""
     written: list[str] = field(default_factory=list)
     """Digests of what was written, the one that may not have got there last."""
+    edited: str | None = None
+    """Name of what somebody had made of it when it was written by force; None if nobody had."""
 
 
 class Installation:
@@ -84,9 +89,20 @@ class Installation:
         }
         return {**wanted, **stale}
 
-    def before(self) -> dict[str, bytes | None]:
-        """Return what each file of ours held before."""
-        return {path: self._original(path) for path in self._entries}
+    def before(self, *, force: bool = False) -> dict[str, bytes | None]:
+        """Return what each file of ours would hold after an undo."""
+        return {
+            path: self._kept(path) if force and self._is_whole(entry) else self._original(path)
+            for path, entry in self._entries.items()
+        }
+
+    def changed(self) -> list[str]:
+        """Return which files of ours hold something of somebody else's: undo leaves it there."""
+        return [
+            path
+            for path, entry in self._entries.items()
+            if self._is_changed(path) or (entry.edited is not None and self._is_ours(path))
+        ]
 
     def current(self, path: str) -> bytes | None:
         """Return what a file holds now."""
@@ -102,7 +118,7 @@ class Installation:
                 continue
             done.append(path)
             if content is None or (path in self._entries and content == self._original(path)):
-                self._restore(path)
+                self._withdraw(path)
             else:
                 self._write(path, content)
         self._tidy()
@@ -111,11 +127,17 @@ class Installation:
         return done
 
     def undo(self, *, force: bool = False) -> list[str]:
-        """Put everything back and return the paths; raise ChangedSinceError after the rest."""
-        changed = [path for path in self._entries if not force and self._is_changed(path)]
+        """Put everything back and return the paths; raise ChangedSinceError after the rest.
+
+        What somebody has changed stays as he has left it, unless by *force*.
+        """
+        changed = [] if force else self.changed()
         restored = [path for path in self._entries if path not in changed]
         for path in restored:
             self._restore(path)
+        for path in changed:
+            if self._is_ours(path):
+                self._withdraw(path)
         self._tidy()
         if changed:
             raise ChangedSinceError(changed)
@@ -132,42 +154,48 @@ class Installation:
 
     def _save(self) -> None:
         files = {
-            path: {"backup": entry.backup, "written": entry.written}
+            path: {"backup": entry.backup, "written": entry.written, "edited": entry.edited}
             for path, entry in self._entries.items()
         }
         text = json.dumps({"files": files, "made": self._made}, indent=1)
         _replace(self._directory / _LEDGER, lambda new: new.write_bytes(text.encode()))
 
     def _original(self, path: str) -> bytes | None:
-        entry = self._entries.get(path)
-        current = self.current(path)
-        if entry is None or current is None or _digest(current) not in entry.written:
+        entry, current = self._entries.get(path), self.current(path)
+        if entry is None or not self._is_ours(path):
             return current
-        if entry.backup is None:
-            return None
-        return self._kept(path) if self._keeps(entry) else current
+        if self._keeps(entry.edited):
+            return self._kept(path, entry.edited)
+        return self._kept(path) if self._is_whole(entry) else current
 
-    def _keeps(self, entry: _Entry) -> bool:
-        """Return whether what was there is still kept here: not if it has been put back."""
-        return entry.backup is not None and os.path.lexists(self._directory / entry.backup)
+    def _is_ours(self, path: str) -> bool:
+        """Return whether a file holds what was written here, and nothing else."""
+        entry, current = self._entries.get(path), self.current(path)
+        return entry is not None and current is not None and _digest(current) in entry.written
 
-    def _kept(self, path: str) -> bytes | None:
+    def _is_whole(self, entry: _Entry) -> bool:
+        """Return whether what was there is known: not if it has been put back already."""
+        return entry.backup is None or self._keeps(entry.backup)
+
+    def _keeps(self, name: str | None) -> bool:
+        """Return whether a file is still kept here."""
+        return name is not None and os.path.lexists(self._directory / name)
+
+    def _kept(self, path: str, name: str | None = None) -> bytes | None:
         """Return what a file held before; None: nothing, or a link that led nowhere."""
-        backup = self._entries[path].backup
-        if backup is None:
+        name = name or self._entries[path].backup
+        if name is None:
             return None
-        kept = self._directory / backup
+        kept = self._directory / name
         # What a link says counts from where it was, not from where it is kept.
         return _content(self._real(path).parent / kept.readlink() if kept.is_symlink() else kept)
 
     def _is_changed(self, path: str) -> bool:
-        entry, current = self._entries.get(path), self.current(path)
-        if entry is None:
-            return False
-        if current is not None and _digest(current) in entry.written:
+        entry = self._entries.get(path)
+        if entry is None or self._is_ours(path):
             return False
         # What was announced may not have been written, and what was begun may have been undone.
-        return current != self._kept(path) and (entry.backup is None or self._keeps(entry))
+        return self.current(path) != self._kept(path) and self._is_whole(entry)
 
     def _write(self, path: str, content: bytes) -> None:
         target = self._real(path)
@@ -177,6 +205,8 @@ class Installation:
         self._made += [each for each in made if each not in self._made]
         if path not in self._entries:
             self._entries[path] = _Entry(self._keep(target))
+        elif self._is_changed(path):
+            self._entries[path].edited = self._keep(target)
         self._entries[path].written.append(_digest(content))
         self._save()
         target.parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
@@ -187,7 +217,7 @@ class Installation:
     def _keep(self, target: Path) -> str | None:
         if not os.path.lexists(target):
             return None
-        taken = {entry.backup for entry in self._entries.values()}
+        taken = {name for each in self._entries.values() for name in (each.backup, each.edited)}
         name = next(name for number in range(len(taken) + 1) if (name := str(number)) not in taken)
         kept = self._directory / name
         kept.unlink(missing_ok=True)
@@ -198,6 +228,18 @@ class Installation:
                 raise
             _copy(target, kept)
         return name
+
+    def _withdraw(self, path: str) -> None:
+        """Take back what was written last: by force, over what somebody had made of it, or ever."""
+        entry = self._entries[path]
+        if entry.edited is None:
+            self._restore(path)
+            return
+        # Two may be doing this at once, as below.
+        with suppress(FileNotFoundError):
+            _move(self._directory / entry.edited, self._real(path))
+        entry.edited = None
+        self._save()
 
     def _restore(self, path: str) -> None:
         entry, target = self._entries[path], self._real(path)
@@ -211,6 +253,8 @@ class Installation:
         del self._entries[path]
         if self._directory.exists():
             self._save()
+            if entry.edited is not None:
+                (self._directory / entry.edited).unlink(missing_ok=True)
 
     def _tidy(self) -> None:
         """Remove the directories that were made for files that are gone, and in the end ours."""

@@ -131,6 +131,25 @@ def test_what_somebody_changed_is_kept_unless_forced(machine: Path) -> None:
     assert (machine / DAEMON).read_text() == OLD
 
 
+def test_what_somebody_changed_is_not_lost_by_force(machine: Path) -> None:
+    where, daemon = ("--root", machine), machine / DAEMON
+    client_config("docker", "--install", *where)
+    daemon.write_text('{"debug": false}')
+    shown = client_config("docker", "--undo", "--dry-run", *where, code=1)
+    assert "was changed since it was written" in shown.stderr
+    shown = client_config("docker", "--undo", "--dry-run", "--force", *where)
+    assert '+{"debug": true}' in shown.stdout
+    client_config("docker", "--install", "--force", *where, "--mirror", "http://m:5000")
+    assert json.loads(daemon.read_text())["debug"] is False
+    client_config("docker", "--install", *where, "--mirror", "http://n:5000")
+    assert json.loads(daemon.read_text())["registry-mirrors"] == ["http://n:5000"]
+    failed = client_config("docker", "--undo", *where, code=1)
+    assert "stays as it was changed" in failed.stderr
+    assert daemon.read_text() == '{"debug": false}'
+    client_config("docker", "--undo", "--force", *where)
+    assert daemon.read_text() == OLD
+
+
 def test_talos_has_no_files(machine: Path) -> None:
     for action in ("--install", "--undo", "--dry-run"):
         failed = client_config("talos", action, "--root", machine, code=1)

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,62 @@ def test_what_somebody_changed_since_is_left_alone_unless_forced(root: Path) -> 
     assert state(root) == before
 
 
+def test_what_somebody_made_of_a_file_outlives_what_is_written_by_force(root: Path) -> None:
+    before, path = state(root), root / PATHS[0][1:]
+    Installation(root, LEDGER).install(plan("one", "two"))
+    path.write_text("theirs")
+    theirs = path.lstat().st_mtime_ns
+    Installation(root, LEDGER).install(plan("theirs and one", "two"), force=True)
+    there = Installation(root, LEDGER)
+    assert there.read(PATHS[0]) == "theirs"  # what the next merge begins with
+    there.install(plan("theirs and three", "two"))
+    assert path.read_text() == "theirs and three"
+    assert Installation(root, LEDGER).before() == {PATHS[0]: b"theirs", PATHS[1]: None}
+    with pytest.raises(ChangedSinceError) as caught:
+        Installation(root, LEDGER).undo()
+    assert caught.value.paths == [PATHS[0]]
+    assert (path.read_text(), path.lstat().st_mtime_ns) == ("theirs", theirs)
+    assert not (root / PATHS[1][1:]).exists()
+    with pytest.raises(ChangedSinceError):
+        Installation(root, LEDGER).undo()
+    assert path.read_text() == "theirs"
+    Installation(root, LEDGER).undo(force=True)
+    assert state(root) == before
+
+
+def test_who_puts_a_file_back_himself_finds_it_so(root: Path) -> None:
+    before, path = state(root), root / PATHS[0][1:]
+    Installation(root, LEDGER).install(plan("one", "two"))
+    for each in PATHS[:2]:
+        (root / each[1:]).write_text("theirs")
+    Installation(root, LEDGER).install(plan("both", "both"), force=True)
+    path.write_text("mine, without an end of line")
+    (root / PATHS[1][1:]).unlink()
+    assert set(Installation(root, LEDGER).undo()) == set(PATHS[:2])
+    assert state(root) == before
+
+
+def test_what_force_would_take_back_can_be_seen_before(root: Path) -> None:
+    Installation(root, LEDGER).install(plan("one", "two"))
+    for each in PATHS[:2]:
+        (root / each[1:]).write_text("theirs")
+    there = Installation(root, LEDGER)
+    assert there.before() == dict.fromkeys(PATHS[:2], b"theirs")
+    first = b"mine, without an end of line"
+    assert there.before(force=True) == {PATHS[0]: first, PATHS[1]: None}
+
+
+def test_what_a_later_plan_leaves_out_goes_back_to_what_somebody_made_of_it(root: Path) -> None:
+    before, path = state(root), root / PATHS[0][1:]
+    Installation(root, LEDGER).install(plan("one"))
+    path.write_text("theirs")
+    Installation(root, LEDGER).install(plan("theirs and one"), force=True)
+    Installation(root, LEDGER).install(plan(None))
+    assert path.read_text() == "theirs"
+    Installation(root, LEDGER).undo(force=True)
+    assert state(root) == before
+
+
 def test_what_somebody_removed_since_comes_back_when_it_was_there_before(root: Path) -> None:
     before = state(root)
     Installation(root, LEDGER).install(plan("one", "two"))
@@ -168,6 +225,35 @@ def test_what_others_put_into_a_directory_of_ours_stays(root: Path) -> None:
 
 class _CutError(BaseException):
     """The power is gone."""
+
+
+@pytest.mark.parametrize("call", ["install", "undo"])
+def test_no_moment_loses_what_somebody_made_of_a_file(
+    root: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, spare = state(root), root.with_name("spare")
+    path = spare / PATHS[0][1:]
+    for moments in range(1, 20):
+        shutil.copytree(root, spare, symlinks=True)
+        Installation(spare, LEDGER).install(plan("one"))
+        path.write_text("theirs")
+        if call == "undo":
+            Installation(spare, LEDGER).install(plan("theirs and one"), force=True)
+        with monkeypatch.context() as patch:
+            cut = _cut_after(patch, moments)
+            with suppress(_CutError, ChangedSinceError):
+                there = Installation(spare, LEDGER)
+                if call == "undo":
+                    there.undo()
+                else:
+                    there.install(plan("theirs and one"), force=True)
+        with suppress(ChangedSinceError):
+            Installation(spare, LEDGER).undo()
+        assert path.read_text() == "theirs", f"after {moments} changes"
+        Installation(spare, LEDGER).undo(force=True)
+        assert state(spare) == before, f"after {moments} changes"
+        shutil.rmtree(spare)
+    assert cut() < moments
 
 
 @pytest.mark.parametrize("call", ["install", "undo"])
