@@ -13,7 +13,7 @@ from typing import Any
 import mirror
 from mirror.app.administration import Watched, administration, place_of
 from mirror.app.following import followed, waiting
-from mirror.app.front import Front, registry_sockets
+from mirror.app.front import Front, check_ports, registry_sockets
 from mirror.app.listeners import Listener, allow_open_files, cancel, started
 from mirror.app.reloading import Reloading
 from mirror.app.services import Services, declared_pins, policies_of
@@ -126,14 +126,16 @@ async def running(
         CertificateError: the certificate of a listener cannot be used.
     """
     async with AsyncExitStack() as stack:
-        sockets = [stack.enter_context(each) for each in registry_sockets(settings)]
-        admin_socket = stack.enter_context(
-            listen(settings.server.admin_listen, "server.admin_listen")
-        )
+        check_ports(settings)
         tools = await stack.enter_async_context(tools_of(settings, clock))
         registry_listener, admin_listener = _listeners(settings, tools)
         store = _store(settings, tools)
         stack.push_async_callback(store.close)
+        # Not before: while a lost index is made anew, clients would wait in the kernel's queue.
+        sockets = [stack.enter_context(each) for each in registry_sockets(settings)]
+        admin_socket = stack.enter_context(
+            listen(settings.server.admin_listen, "server.admin_listen")
+        )
         policies = Policies(settings.upstreams)
         services = Services(settings, tools, store, policies)
         stack.push_async_callback(services.close)

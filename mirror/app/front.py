@@ -27,6 +27,13 @@ def registry_sockets(settings: Settings) -> list[socket.socket]:
     return listen_shared(server.listen, "server.listen", server.workers)
 
 
+def check_ports(settings: Settings) -> None:
+    """Raise ListenError if one of the ports is in use: better before than after a long start."""
+    server = settings.server
+    listen(server.listen, "server.listen").close()
+    listen(server.admin_listen, "server.admin_listen").close()
+
+
 class Front:
     """What clients meet."""
 

@@ -1,6 +1,7 @@
 """The process as an operator meets it: start, ready, stop, and what it says when it cannot."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -8,18 +9,21 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import yaml
 
+from mirror import app
 from mirror.app import running
-from mirror.settings import ListenAddress
+from mirror.settings import ListenAddress, Server
+from mirror.store.store import Store
 from mirror.web.banner import banner
 from mirror.web.listening import ListenError, listen
 from tests.fakes.content import blob
 from tests.fakes.registry import FakeRegistry
-from tests.harness import MIB, Mirror, mirror_of, settings
+from tests.harness import ANY_PORT, MIB, Mirror, mirror_of, settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -209,3 +213,22 @@ def test_an_address_that_is_not_ours_is_explained() -> None:
         listen(ListenAddress("192.0.2.1", 0), "server.listen")
     with listen(ListenAddress("", 0), "server.listen") as sock:
         assert sock.getsockname()[1]
+
+
+async def test_nobody_is_let_wait_while_the_index_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client goes to another mirror if this one refuses it, and waits if it does not answer."""
+    port, tried = free_port(), list[int]()
+    opened = app._store
+
+    def slow(*args: Any) -> Store:  # noqa: ANN401 -- what it is given goes on
+        with socket.socket() as client:
+            tried.append(client.connect_ex(("127.0.0.1", port)))
+        return opened(*args)
+
+    monkeypatch.setattr(app, "_store", slow)
+    listen_at = Server(listen=ListenAddress("127.0.0.1", port), admin_listen=ANY_PORT)
+    async with mirror_of(tmp_path, {"docker.io": "http://127.0.0.1:9"}, server=listen_at) as up:
+        assert (await up.get("/v2/")).status == 200
+    assert tried == [errno.ECONNREFUSED]
