@@ -11,6 +11,7 @@ from mirror.domain.images import image_name
 from mirror.domain.manifests import LinkKind, Manifest
 from mirror.domain.names import Digest, Reference, Repository, Tag
 from mirror.observe.metrics import Metrics, Result
+from mirror.runtime.acting import acting_for
 from mirror.runtime.clock import Clock
 from mirror.runtime.recent import MemoryTier, Recent
 from mirror.runtime.single_flight import SingleFlight
@@ -33,7 +34,9 @@ from mirror.upstream.upstreams import Upstreams
 _SEEN_ALIVE_SECONDS: Final = 30.0
 _FOR_EVER: Final = Lifetime(fresh_seconds=IMMUTABLE, stale_if_error_seconds=0)
 
-Key = tuple[str, Repository, Reference]
+_NOBODY: Final = b""
+
+Key = tuple[str, bytes, Repository, Reference]
 
 
 class Manifests:
@@ -86,13 +89,16 @@ class Manifests:
             raise
 
     def at_hand(self, repository: Repository, digest: Digest) -> Manifest | None:
-        """Return what ``resolve`` would as a mere hit, if nothing has to be waited for."""
+        """Return what ``resolve`` would as a mere hit, if nothing has to be waited for.
+
+        For those who are not asked who they are.
+        """
         if self._upstreams.of(repository).silent_seconds > _SEEN_ALIVE_SECONDS:
             return None  # what it refers to has to be looked for
         if not self._policies.allows(repository):
             return None
         scope = self._scope(repository)
-        if self._missing.peek((scope, repository, digest)) is not None:
+        if self._missing.peek((scope, _NOBODY, repository, digest)) is not None:
             return None
         link = self._store.facts.link_at_hand(repository, digest, LinkKind.MANIFEST)
         if link is None or not link.opens(scope):
@@ -198,8 +204,10 @@ class Manifests:
         return self._upstreams.scope(repository)
 
     def _key(self, repository: Repository, reference: Reference) -> Key:
-        """Return what a question is joined by: strangers never get the answer to a caller."""
-        return self._scope(repository), repository, reference
+        """Return what a question is joined by: nobody gets the answer to a caller but himself."""
+        caller = acting_for(repository.upstream)
+        mark = _NOBODY if caller is None else caller.mark
+        return self._scope(repository), mark, repository, reference
 
     def _ask(self, repository: Repository, reference: Reference) -> Asking[Manifest]:
         key = self._key(repository, reference)

@@ -349,6 +349,20 @@ async def test_who_may_no_more_may_not_for_long(town: Corp, change: str) -> None
     assert (await town.get(path, ALSO)).status == 200
 
 
+@pytest.mark.parametrize("town", ["passwords"], indirect=True)
+async def test_that_one_does_not_find_it_says_nothing_to_another(town: Corp) -> None:
+    """Docker Hub says of what one may not see any more that it is not there."""
+    await town.pull(B, BOB)
+    await town.pull(B, ALSO)
+    town.registry.push(B, OURS, ["v2"])
+    gone = error(404, "MANIFEST_UNKNOWN")
+    town.registry.before = lambda request: (
+        gone if request.authorization == said("bob", USERS["bob"]) else None
+    )
+    assert (await town.get(manifest_path("v2", B), BOB)).status == 404
+    assert (await town.get(manifest_path("v2", B), ALSO)).status == 200
+
+
 async def test_who_may_at_last_may_soon(town: Corp) -> None:
     assert (await town.get(manifest_path("v1", B), ANN)).status == 403
     town.private[B].add("ann")
