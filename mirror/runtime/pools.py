@@ -58,6 +58,7 @@ _READ_THREADS: Final = 8
 _SEND_THREADS: Final = min(8, 1 + (os.cpu_count() or 1))
 _DNS_THREADS: Final = 32
 _SECRET_THREADS: Final = 4
+_HELPER_THREADS: Final = 4
 
 
 class Pools:
@@ -81,7 +82,9 @@ class Pools:
         self.users = Pool("users", 1, may_hang=True)
         """Look whether files of users have changed, which whoever shows a credential waits for."""
         self.secrets = Pool("secrets", _SECRET_THREADS, may_hang=True)
-        """Read secrets, and run the programs that have them, which may take long."""
+        """Read the files of secrets, which pulls wait for."""
+        self.helpers = Pool("helpers", _HELPER_THREADS, may_hang=True)
+        """Run the programs that have secrets, each of which may take its ten seconds."""
         self.inspect = Pool("inspect", 1)
         """Look through the cache: long work in short steps, which nothing else waits for."""
 
@@ -100,4 +103,5 @@ class Pools:
             pool.close()
         self.dns.close(wait=False)
         self.secrets.close(wait=False)
+        self.helpers.close(wait=False)
         self.users.close(wait=False)

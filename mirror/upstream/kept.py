@@ -48,7 +48,7 @@ class Kept:
         self._what = what
         self._flight: SingleFlight[None, Login] = SingleFlight()
         self._held: _Held | None = None
-        self._asked_at = float("-inf")
+        self._ended_at = float("-inf")
         self._failure: CredentialUnavailableError | None = None
 
     async def get(self, not_this: Login | None = None) -> Login:
@@ -58,7 +58,7 @@ class Kept:
             CredentialUnavailableError: the source does not give one.
         """
         now = self._clock.monotonic()
-        rests = now - self._asked_at < _REST_SECONDS and not self._flight.is_running(None)
+        rests = now - self._ended_at < _REST_SECONDS and not self._flight.is_running(None)
         held = self._held if self._held is not None and now < self._held.ends_at else None
         if held is not None and (held.login != not_this or rests):
             if now >= held.fresh_until and not rests:
@@ -73,7 +73,6 @@ class Kept:
         await self._flight.close()
 
     async def _renew(self) -> Login:
-        self._asked_at = self._clock.monotonic()
         try:
             async with asyncio.timeout(LIMIT_SECONDS):
                 issued = await self._fetch()
@@ -85,7 +84,9 @@ class Kept:
             self._failure = error
             self._warn(error)
             raise
-        now = self._asked_at = self._clock.monotonic()
+        finally:
+            # Not from when it was asked: what takes as long to fail as the rest is would have none.
+            now = self._ended_at = self._clock.monotonic()
         fresh_until = now + _FRESH_SHARE * issued.lifetime_seconds
         self._held = _Held(issued.login, fresh_until, now + issued.lifetime_seconds)
         self._failure = None

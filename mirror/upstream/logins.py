@@ -113,7 +113,7 @@ class Logins:
 
     async def _of_helper(self, call: HelperCall, not_this: Login | None) -> Login:
         async def ask() -> Issued:
-            pool = self._tools.pools.secrets
+            pool = self._tools.pools.helpers
             login = await pool.run(ask_helper, call, self._tools.environ)
             return Issued(login, _HELPER_SECONDS)
 

@@ -1,5 +1,6 @@
 """Docker's config.json and credential helpers, as programs that run."""
 
+import asyncio
 import base64
 import json
 import os
@@ -11,8 +12,10 @@ import pytest
 
 from mirror.domain.errors import CredentialUnavailableError
 from mirror.domain.logins import HelperCall, Login
+from mirror.runtime.clock import Clock
 from mirror.settings import Credential, Upstream
 from mirror.upstream.helpers import ask_helper
+from mirror.upstream.kept import Issued, Kept
 from tests.fakes.auth import BasicGuard
 from tests.fakes.clock import FakeClock
 from tests.fakes.clouds import form_of
@@ -20,9 +23,11 @@ from tests.fakes.content import image
 from tests.fakes.registry import FakeRegistry
 from tests.harness import mirror_of
 from tests.unit.upstream.pulling import (
+    HASTY,
     PASSWORD,
     REPOSITORY,
     USER,
+    account,
     basic,
     guarded,
     manifest,
@@ -146,6 +151,57 @@ async def test_a_broken_helper_is_our_trouble_and_does_not_run_for_each_pull(
     assert all(b"canary" not in each.body for each in got)
     assert (counted, runs.read_text()) == (3, "run\n")
     assert registry.requests == []
+
+
+async def test_helpers_that_hang_do_not_hold_up_files_of_secrets(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """As many hang as there are threads for helpers; a password comes from a file all the same."""
+    runs, end, secret = tmp_path / "runs", tmp_path / "end", tmp_path / "secret"
+    secret.write_text(PASSWORD, encoding="utf-8")
+    script = f"echo run >> {runs}\nwhile [ ! -e {end} ]; do sleep 0.02; done; exit 1"
+    upstreams: dict[str, Upstream] = {}
+    for number in range(4):
+        path = helper(tmp_path, script, f"docker-credential-{number}")
+        ours = Credential(helper=str(path))
+        upstreams[f"r{number}.example"] = Upstream(endpoints=(registry.url,), credentials=(ours,))
+    ours = account(secret)
+    upstreams["quay.io"] = Upstream(endpoints=(registry.url,), credentials=(ours,), policy=HASTY)
+    async with mirror_of(tmp_path / "cache", upstreams) as mirror:
+        hanging = [
+            asyncio.create_task(mirror.get(f"/v2/{name}/x/manifests/v1"))
+            for name in upstreams
+            if name != "quay.io"
+        ]
+        try:
+            async with asyncio.timeout(5):
+                while not runs.exists() or runs.read_text() != "run\n" * 4:  # noqa: ASYNC110 -- programs
+                    await asyncio.sleep(0.01)
+            got = await mirror.get(manifest("v1", f"quay.io/{REPOSITORY}"))
+            assert not any(task.done() for task in hanging)
+        finally:
+            end.touch()
+        answers = await asyncio.gather(*hanging)
+    assert (got.status, got.body) == (200, IMAGE.content)
+    assert {each.status for each in answers} == {502}
+
+
+async def test_a_source_rests_from_when_it_failed_and_not_from_when_it_was_asked() -> None:
+    """A helper that hangs for its ten seconds would else be run again at once, for ever."""
+    clock, asked = FakeClock(100), list[float]()
+
+    async def fetch() -> Issued:
+        asked.append(clock())
+        clock.advance(10)
+        raise CredentialUnavailableError("it did not answer in time")
+
+    kept = Kept(fetch, Clock(wall=clock, monotonic=clock), "a helper")
+    for seconds in (0, 0, 9, 2):
+        clock.advance(seconds)
+        with pytest.raises(CredentialUnavailableError, match="did not answer in time"):
+            await kept.get()
+    await kept.close()
+    assert asked == [100, 121]
 
 
 @pytest.mark.parametrize("kind", ["auths", "credHelpers", "credsStore", "path"])
