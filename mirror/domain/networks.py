@@ -6,6 +6,7 @@ could make the mirror ask the metadata service of a cloud, or a host behind the 
 Source: RFC 6052 for NAT64, RFC 3056 for 6to4.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import (
@@ -45,6 +46,7 @@ _BLOCKED: Final[tuple[Network, ...]] = tuple(
 )
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _LOCAL_NAMES: Final = frozenset({"localhost", "kubernetes", "metadata"})
+_NUMBER: Final = re.compile(r"0x|[0-9]+\Z")
 _LOCAL_DOMAINS: Final = (".cluster.local", ".internal", ".local", ".localhost", ".svc")
 
 
@@ -76,6 +78,8 @@ def sounds_private(host: str) -> bool:
     """Tell by its name whether a host is one of ours: for when a proxy looks up its address."""
     if judged(host) is not None:
         return not is_public(host)
+    if _NUMBER.match(host.rpartition(".")[2]):
+        return True  # 127.1 and 0x7f.1: some proxies read these as addresses, and no name ends so
     first, dot, _ = host.partition(".")
     return not dot or first in _LOCAL_NAMES or host.endswith(_LOCAL_DOMAINS)
 

@@ -61,6 +61,10 @@ def test_what_python_calls_private_is_never_public(
         *((name, True) for name in ("metadata.google.internal", "kubernetes.default.svc")),
         *((name, True) for name in ("api.default.svc.cluster.local", "printer.local", "intranet")),
         *((name, True) for name in ("10.0.0.1", "169.254.169.254", "::1")),
+        *((name, True) for name in ("127.1", "169.254.43518", "0x7f.1", "2130706433", "1.2.3.4.5")),
+        *((name, True) for name in ("0177.0.0.1", "0x7f.0.0.0x1", "127.0.0.0x1", "0xa9fea9fe")),
+        *((name, False) for name in ("1.example", "127.0.0.1.example.com", "0x7f.1.example.com")),
+        *((name, False) for name in ("a.1b", "a.b1", "93.184.216.34", "2a00:1450:4001:82a::200e")),
         *((name, False) for name in ("cdn.example.com", "internal.example.com", "8.8.8.8")),
     ],
 )

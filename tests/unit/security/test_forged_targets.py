@@ -169,7 +169,8 @@ async def test_s04_through_a_proxy_hosts_are_judged_by_name(
     async with FakeRegistry() as proxy:
         proxy.push_blob(REPOSITORY, attack.pushed)
         upstream = Upstream(endpoints=("http://registry.example",), proxy=proxy.url)
-        for host in ("metadata.google.internal", "127.0.0.1", "intranet", "localhost"):
+        names_of_ours = ("metadata.google.internal", "intranet", "localhost")
+        for host in (*names_of_ours, "127.0.0.1", "127.1", "169.254.43518", "0x7f.1", "2130706433"):
             proxy.redirects[Kind.BLOB] = Redirect(locate=partial(_near, attack, host))
             proxy.clear()
             async with mirrored(tmp_path / host, upstream) as mirror:
