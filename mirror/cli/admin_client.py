@@ -103,14 +103,17 @@ def open_cache(settings: Settings) -> Iterator[Cache]:
     """
     directory = settings.cache.directory
     try:
-        # A directory that we may not even look into may be that of a running mirror.
-        is_there = (directory / "VERSION").exists()
+        # Not exists(), which from Python 3.14 on says no for whatever we may not look at.
+        (directory / "VERSION").stat()
+    except (FileNotFoundError, NotADirectoryError):
+        hint = "start the mirror, or name its configuration with --config"
+        raise ProblemError(
+            Problem("no_cache", f"there is no cache in {directory} yet", hint)
+        ) from None
     except PermissionError:
+        # A directory that we may not even look into may be that of a running mirror.
         yield _Running(settings)
         return
-    if not is_there:
-        hint = "start the mirror, or name its configuration with --config"
-        raise ProblemError(Problem("no_cache", f"there is no cache in {directory} yet", hint))
     try:
         stopped = _Stopped(settings)
     except InUseError:

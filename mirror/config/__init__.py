@@ -1,6 +1,7 @@
 """From files and environment to settings, with all mistakes named at once."""
 
 import importlib.resources
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,11 +121,15 @@ def _source(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def _exists(path: Path) -> bool:
+    # Not Path.exists(), which from Python 3.14 on says no for whatever we may not look at.
     try:
-        return path.exists()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError:
         # It is there, but not for us: reading it says why.
         return True
+    return True
 
 
 def _read(source: Path) -> Document:
@@ -146,10 +151,12 @@ def _said(error: OSError | ValueError) -> str:
 
 def _file_problem(path: Path) -> str | None:
     try:
-        if not path.is_file():
-            return "is not a file" if path.exists() else "does not exist"
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "is not a file"
         with path.open("rb") as file:
             file.read(1)
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
     except (OSError, ValueError) as error:
         return _said(error)
     return None
