@@ -1,6 +1,6 @@
 """containerd and nerdctl: ``certs.d/<registry>/hosts.toml``, and where containerd looks for it.
 
-Source: containerd docs/hosts.md, core/remotes/docker/config/hosts.go.
+Source: containerd docs/hosts.md, core/remotes/docker/config/hosts.go and config_unix.go.
 """
 
 from typing import Any, Final
@@ -20,6 +20,8 @@ CONFIG: Final = "/etc/containerd/config.toml"
 CERTS: Final = "/etc/containerd/certs.d"
 RESTART: Final = "systemctl restart containerd"
 _CATCH_ALL: Final = "_default"
+_CERTIFICATES: Final = ("ca", "client")
+"""The keys that name files, which may be relative to the directory."""
 _CAPABILITIES: Final = ("pull", "resolve")
 # The section of the images' registries by the version of the configuration.
 _SECTIONS: Final = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.images"}
@@ -59,13 +61,15 @@ def plan_hosts(wish: Wish, files: Files, directory: str) -> Plan:
     """Plan the ``hosts.toml`` of each registry in a directory."""
     planned: dict[str, str] = {}
     notes = []
+    there = files.names(directory)
     # The registry for which most would wait is told first.
     registries = sorted(wish.registries, key=lambda name: name != "docker.io")
     for registry in [*registries, *([_CATCH_ALL] if wish.catch_all else [])]:
-        folder = f"{directory}/{_folder(registry, files.names(directory))}"
-        path = f"{folder}/hosts.toml"
+        folder = _folder(registry, there)
         try:
-            planned[path] = _hosts(wish, registry, folder, files)
+            planned[f"{directory}/{folder}/hosts.toml"] = _hosts(
+                wish, registry, files, f"{directory}/{folder}", is_there=folder in there
+            )
         except CannotMergeError as error:
             notes.append(f"{registry} is left as it is: {error.path} {error.reason}")
     return Plan(planned, tuple(notes), owned=directory)
@@ -78,13 +82,63 @@ def _folder(registry: str, there: list[str]) -> str:
     )
 
 
-def _hosts(wish: Wish, registry: str, folder: str, files: Files) -> str:
+def _hosts(wish: Wish, registry: str, files: Files, folder: str, *, is_there: bool) -> str:
     path = f"{folder}/hosts.toml"
     before = files.read(path)
-    if before is None or not wish.fallback:
-        # Without a way back to the registry, nobody else in the file may be one.
-        return _new_hosts(wish, registry, files.names(folder))
-    return _merged_hosts(wish, path, before)
+    if before is not None and wish.fallback:
+        return _merged_hosts(wish, path, before)
+    if not is_there and wish.fallback and registry != _CATCH_ALL:
+        return _hosts_of_all(wish, registry, files, folder)
+    # Without a way back to the registry, nobody else in the file may be one.
+    return _new_hosts(wish, registry, _certificates(files.names(folder)))
+
+
+def _hosts_of_all(wish: Wish, registry: str, files: Files, folder: str) -> str:
+    """Return what a registry needs for which containerd has used ``_default`` so far.
+
+    Of the directories for a registry it takes the first that is there, and nothing of the others.
+    """
+    common = f"{folder.rpartition('/')[0]}/{_CATCH_ALL}"
+    path = f"{common}/hosts.toml"
+    before = files.read(path)
+    if not before:
+        beside = _certificates(files.names(common), f"../{_CATCH_ALL}/")
+        return _new_hosts(wish, registry, beside)
+    moved = _moved(path, before, f"../{_CATCH_ALL}/")
+    if registry in wish.servers and "server" not in (parsed(moved) or {}):
+        # Where it is cannot be guessed from its name, as containerd would.
+        moved = f"server = {quoted(wish.server(registry))}\n{moved}"
+    return _merged_hosts(wish, path, moved)
+
+
+def _moved(path: str, text: str, way: str) -> str:
+    """Return a ``hosts.toml`` for another directory: certificates are looked for beside it."""
+    old = parsed(text)
+    if old is None:
+        raise CannotMergeError(path, "is no TOML that containerd could read")
+    hosts = old.get("host", {})
+    tables = [old, *(hosts.values() if isinstance(hosts, dict) else ())]
+    names: set[str] = set()
+    for table in tables:
+        for key in _CERTIFICATES:
+            if isinstance(table, dict) and key in table:
+                table[key] = _relative(table[key], way, names)
+    for name in names:
+        for quote in "\"'":
+            text = text.replace(f"{quote}{name}{quote}", f"{quote}{way}{name}{quote}")
+    if parsed(text) != old:
+        raise CannotMergeError(path, "names certificates in a form that cannot be copied")
+    return text
+
+
+def _relative(value: object, way: str, names: set[str]) -> object:
+    """Return files as they are named from elsewhere, and note which ones are."""
+    if isinstance(value, list):
+        return [_relative(each, way, names) for each in value]
+    if not isinstance(value, str) or not value or value.startswith("/"):
+        return value
+    names.add(value)
+    return way + value
 
 
 def _host(wish: Wish) -> str:
@@ -99,7 +153,7 @@ def _host(wish: Wish) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _new_hosts(wish: Wish, registry: str, beside: list[str]) -> str:
+def _new_hosts(wish: Wish, registry: str, certificates: list[str]) -> str:
     lines = []
     if not wish.fallback:
         # What is tried last is the mirror again: the registry is never asked.
@@ -108,16 +162,16 @@ def _new_hosts(wish: Wish, registry: str, beside: list[str]) -> str:
             *([f"ca = {quoted(wish.ca)}"] if wish.ca else []),
         ]
     elif registry != _CATCH_ALL:
-        lines = [f"server = {quoted(wish.server(registry))}", *_certificates(beside)]
+        lines = [f"server = {quoted(wish.server(registry))}", *certificates]
     head = "\n".join(lines) + "\n\n" if lines else ""
     return f"# As `mirror client-config` writes it.\n{head}{_host(wish)}"
 
 
-def _certificates(beside: list[str]) -> list[str]:
+def _certificates(beside: list[str], way: str = "") -> list[str]:
     """Return what containerd would take from the directory if there were no hosts.toml."""
-    authorities = [name for name in beside if name.endswith(".crt")]
+    authorities = [f"{way}{name}" for name in beside if name.endswith(".crt")]
     pairs = [
-        f"[{quoted(name)}, {quoted(key)}]"
+        array([f"{way}{name}", f"{way}{key}"])
         for name in beside
         if name.endswith(".cert") and (key := f"{name.removesuffix('.cert')}.key") in beside
     ]

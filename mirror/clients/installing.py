@@ -73,11 +73,12 @@ class Installation:
             raise CannotMergeError(path, "is not UTF-8 text") from None
 
     def names(self, directory: str) -> list[str]:
-        """Return what a directory holds."""
+        """Return what a directory holds, or held, without us."""
         try:
-            return sorted(each.name for each in self._real(directory).iterdir())
+            found = sorted(self._real(directory).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
+        return [each.name for each in found if self._is_without_us(each)]
 
     def wanted(self, plan: Plan) -> dict[str, bytes | None]:
         """Return what each file is to hold, of those that a plan is about; None: no file."""
@@ -145,6 +146,13 @@ class Installation:
 
     def _real(self, path: str) -> Path:
         return self._root / path.lstrip("/")
+
+    def _is_without_us(self, real: Path) -> bool:
+        path = f"/{real.relative_to(self._root)}"
+        if path in self._entries:
+            return self._original(path) is not None
+        # A directory that was made here is there without us once somebody puts something into it.
+        return real != self._directory and (path not in self._made or bool(self.names(path)))
 
     def _load(self) -> None:
         with suppress(FileNotFoundError, NotADirectoryError):

@@ -95,6 +95,21 @@ def test_only_some_registries_and_never_the_registry_itself(machine: Path) -> No
     assert 'server = "http://10.0.0.9:5000"' in (certs / "ghcr.io/hosts.toml").read_text()
 
 
+def test_what_counts_for_all_registries_goes_on_to_count(machine: Path) -> None:
+    common = machine / "etc/containerd/certs.d/_default/hosts.toml"
+    common.parent.mkdir(parents=True)
+    common.write_text('ca = "ca.crt"\n[host."http://theirs.example"]\n')
+    install = ("nerdctl", "--install", "--root", machine, "--catch-all")
+    client_config(*install)
+    first = (machine / HUB).read_text()
+    assert 'ca = "../_default/ca.crt"' in first
+    assert first.index("127.0.0.1:5000") < first.index("theirs.example")
+    assert "nothing to change" in client_config(*install).stdout
+    client_config("nerdctl", "--undo", "--root", machine)
+    assert [path.name for path in common.parents[1].iterdir()] == ["_default"]
+    assert common.read_text() == 'ca = "ca.crt"\n[host."http://theirs.example"]\n'
+
+
 def test_a_user_has_files_of_his_own(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     client_config("podman", "--install", "--user", "--root", machine)

@@ -72,6 +72,58 @@ def test_certificates_that_containerd_would_find_are_still_found() -> None:
     assert (told["ca"], told["client"]) == (["ca.crt"], [["me.cert", "me.key"]])
 
 
+DEFAULT = f"{CERTS}/_default/hosts.toml"
+ALL = (
+    'ca = "ca.crt"\nclient = [["me.cert", "/etc/me.key"], "both.pem"]\n'
+    '[host."https://other.example"]  # mine\n  ca = [\'ca.crt\', "/etc/ca.crt"]\n'
+    '  [host."https://other.example".header]\n    x-team = "ca.crts"\n'
+)
+
+
+def test_what_is_said_of_all_registries_still_counts_for_those_that_get_a_file() -> None:
+    # containerd takes the first directory that is there, and nothing of the others.
+    given = wish("docker.io", "registry.local:5000", servers={"registry.local:5000": "http://x"})
+    plan = plan_hosts(given, Machine({DEFAULT: ALL}), CERTS)
+    hub, local = (tomllib.loads(text) for text in plan.files.values())
+    assert list(hub["host"]) == list(local["host"]) == [MIRROR, "https://other.example"]
+    assert hub["host"]["https://other.example"] == {
+        "ca": ["../_default/ca.crt", "/etc/ca.crt"],
+        "header": {"x-team": "ca.crts"},
+    }
+    assert hub["ca"] == "../_default/ca.crt"
+    assert hub["client"] == [["../_default/me.cert", "/etc/me.key"], "../_default/both.pem"]
+    assert "server" not in hub  # containerd knows where it is
+    assert local["server"] == "http://x"
+    assert "# mine" in plan.files[HUB]
+
+
+def test_what_is_said_of_all_is_not_said_of_one_with_a_directory_of_its_own() -> None:
+    machine = Machine({DEFAULT: ALL, f"{CERTS}/docker.io/ca.crt": ""})
+    told = tomllib.loads(plan_hosts(wish("docker.io"), machine, CERTS).files[HUB])
+    assert list(told["host"]) == [MIRROR]
+    assert told["ca"] == ["ca.crt"]
+
+
+def test_certificates_for_all_registries_are_still_found() -> None:
+    names = ("ca.crt", "me.cert", "me.key")
+    machine = Machine({f"{CERTS}/_default/{name}": "" for name in names})
+    told = tomllib.loads(plan_hosts(wish("docker.io"), machine, CERTS).files[HUB])
+    assert told["ca"] == ["../_default/ca.crt"]
+    assert told["client"] == [["../_default/me.cert", "../_default/me.key"]]
+
+
+@pytest.mark.parametrize("odd", ["[broken", 'ca = "a\\u002Ecrt"\n', "host = 3\n"])
+def test_what_cannot_be_copied_is_not_left_out(odd: str) -> None:
+    plan = plan_hosts(wish("docker.io"), Machine({DEFAULT: odd}), CERTS)
+    assert not plan.files
+    assert f"docker.io is left as it is: {DEFAULT}" in plan.notes[0]
+
+
+def test_in_an_air_gap_nobody_else_is_asked_for_any_registry() -> None:
+    plan = plan_hosts(wish("docker.io", fallback=False), Machine({DEFAULT: ALL}), CERTS)
+    assert hosts(plan.files[HUB]) == [MIRROR]
+
+
 def test_a_port_is_written_as_containerd_looks_it_up() -> None:
     registry = wish("registry.local:5000", servers={"registry.local:5000": "http://10.0.0.9"})
     (path,) = plan_hosts(registry, Machine({}), CERTS).files

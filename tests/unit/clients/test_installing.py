@@ -208,6 +208,16 @@ def test_a_relative_link_is_looked_at_from_where_it_was(root: Path, *, is_there:
     assert state(root) == before
 
 
+def test_what_was_written_is_not_taken_for_what_was_there(root: Path) -> None:
+    Installation(root, LEDGER).install(plan("one", "two", "three"))
+    there = Installation(root, LEDGER)
+    assert there.names("/etc") == ["client"]
+    assert there.names("/etc/client/") == ["a.conf"]
+    (root / "etc/client/deep/er/theirs").touch()
+    assert there.names("/etc/client") == ["a.conf", "deep"]
+    assert there.names("/etc/client/deep/er") == ["theirs"]
+
+
 def test_what_is_not_text_is_left_alone(root: Path) -> None:
     (root / PATHS[0][1:]).write_bytes(b"\xff")
     with pytest.raises(CannotMergeError, match="UTF-8"):
