@@ -118,6 +118,11 @@ def node_agent(
     if (undo or not keep) and not agent.undo():
         complain("not everything could be put back; the log says what is in the way")
         raise typer.Exit(FAILED)
+    if undo and agent.left:
+        # They may still name the mirror, and nobody will look after them any more.
+        complain(*(f"{path} was changed since it was written, and is left" for path in agent.left))
+        complain("`mirror client-config CLIENT --undo --force` puts back what was there before")
+        raise typer.Exit(FAILED)
     if undo:
         write("everything is as it was before")
 

@@ -41,6 +41,8 @@ class NodeAgent:
         self._told: bool | None = None
         self._looked_at = float("-inf")
         self._said: dict[str, str] = {}
+        self.left: list[str] = []
+        """The files that the last attempt has left to whoever changed them."""
 
     def run(
         self,
@@ -78,12 +80,17 @@ class NodeAgent:
         self._told = tell if done else None
 
     def undo(self) -> bool:
-        """Put everything back as it was; return whether that was possible."""
+        """Put everything back as it was; return whether that was possible.
+
+        What somebody has changed is left to him, and named in ``left``.
+        """
+        self.left = []
         # Backwards: a directory that one made may hold another's.
         done = [self._try(client, lambda there, _: there.undo()) for client in self._clients[::-1]]
         return all(done)
 
     def _install(self) -> bool:
+        self.left = []
         done = [self._try(client, self._write) for client in self._clients]
         return all(done)
 
@@ -101,6 +108,7 @@ class NodeAgent:
             act(Installation(self._root, client.ledger(plain)), client)
         except ChangedSinceError as error:
             # Whoever changed it is responsible for it now: it is neither ours nor to be waited for.
+            self.left += error.paths
             self._say(f"left alone: {error}", client.name)
         except (CannotMergeError, OSError, ValueError, KeyError, TypeError) as error:
             self._say(f"{type(error).__name__}: {error}", client.name)

@@ -96,6 +96,22 @@ def test_what_cannot_be_taken_back_is_a_failure(machine: Path) -> None:
     assert cli.run(["node-agent", "--undo", "--root", str(machine)]) == 1
 
 
+def test_what_is_left_to_whoever_changed_it_is_named(
+    machine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("--root", str(machine))
+    assert cli.run(["client-config", "nerdctl", "--install", *where]) == 0
+    with (machine / HUB).open("a") as file:
+        file.write("# theirs\n")
+    capsys.readouterr()
+    assert cli.run(["node-agent", "--uninstall", *where]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"mirror: /{HUB} was changed since it was written, and is left" in said.err
+    assert "--undo --force" in said.err
+    assert {path.name for path in (machine / HUB).parents[1].iterdir()} == {".mirror", "docker.io"}
+
+
 def test_other_clients_are_told_on_request(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop = threading.Event()
     stop.set()  # one look

@@ -97,6 +97,7 @@ def test_a_file_that_somebody_changed_is_left_to_him_and_the_others_are_not(
     assert (tmp_path / HUB).read_text() == "theirs"
     assert not (tmp_path / HUB).parents[1].joinpath("ghcr.io").exists()
     assert agent.undo()
+    assert agent.left == [f"/{HUB}"]
 
 
 def test_what_vanished_is_written_again(
