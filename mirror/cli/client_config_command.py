@@ -84,7 +84,7 @@ def client_config(
             _undo(there, found.after_undo, output, dry_run=dry_run, force=force)
             return
         wish = wish_of(
-            load_settings(config).settings,
+            load_settings(config, with_files=False).settings,
             mirror=mirror,
             registries=registry,
             left_out=left_out,

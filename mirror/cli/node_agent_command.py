@@ -97,7 +97,8 @@ def node_agent(
     if wait_for is not None:
         _wait_for(*wait_for)
         return
-    settings = load_settings(config).settings
+    # The secrets are the mirror's own: the agent may be a root that may not read them.
+    settings = load_settings(config, with_files=False).settings
     wish = wish_of(
         settings,
         mirror=mirror,

@@ -99,12 +99,15 @@ JsonOption = Annotated[
 ]
 
 
-def load_settings(path: Path | None) -> "Loaded":
-    """Load the configuration, or name everything that is wrong with it and exit."""
+def load_settings(path: Path | None, *, with_files: bool = True) -> "Loaded":
+    """Load the configuration, or name everything that is wrong with it and exit.
+
+    Without *with_files* nobody looks at the files that it names.
+    """
     from mirror import config  # noqa: PLC0415 -- slow, and not needed by all
 
     try:
-        return config.load(path, os.environ)
+        return config.load(path, os.environ, with_files=with_files)
     except config.ConfigError as error:
         complain(*str(error).splitlines())
         raise typer.Exit(MISUSED) from None

@@ -40,8 +40,14 @@ class Loaded:
     source: Path | None
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
+def load(path: Path | None, environ: Mapping[str, str], *, with_files: bool = True) -> Loaded:
     """Read the configuration that *path*, MIRROR_CONFIG or the usual places give.
+
+    Args:
+        path: the file that was named, if any.
+        environ: the environment.
+        with_files: look whether the files that it names can be read. Whoever needs none of them
+            may be somebody who may not read them.
 
     Raises:
         ConfigError: with everything that is wrong.
@@ -56,7 +62,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     if source is None:
         data = _with_own_directory(data, environ)
     try:
-        settings = _validated(data)
+        settings = _validated(data, with_files=with_files)
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
             location = as_written(detail["loc"], data)
@@ -108,8 +114,9 @@ def _without(data: dict[str, Any], location: Location) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name != key}
 
 
-def _validated(data: Mapping[str, object]) -> Settings:
-    return Settings.model_validate(data, by_name=False, context={FILE_PROBLEM: _file_problem})
+def _validated(data: Mapping[str, object], *, with_files: bool = True) -> Settings:
+    context = {FILE_PROBLEM: _file_problem} if with_files else {}
+    return Settings.model_validate(data, by_name=False, context=context)
 
 
 def _source(path: Path | None, environ: Mapping[str, str]) -> Path | None:

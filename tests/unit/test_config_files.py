@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mirror import config
+from mirror import cli, config
 from mirror.cli import admin_client
 from mirror.config import ConfigError, load
 from mirror.settings import Cache, Settings
@@ -71,6 +71,21 @@ def test_a_secret_that_may_not_be_looked_at_is_there_all_the_same(
     forbid(secret)
     with pytest.raises(ConfigError, match=f"{secret}: cannot be read: Permission denied"):
         load(path, {})
+
+
+def test_who_needs_no_secret_may_be_kept_from_it(directory: Path) -> None:
+    (directory / "mirror.yaml").write_text(
+        "server: {listen: '127.0.0.1:5000', auth: {htpasswd: {file: /missing}}}\n"
+        "upstreams: {x.example: {credentials: {username: me, password_file: /missing}}}\n"
+    )
+    root = ("--root", str(directory / "root"), "--registry", "x.example")
+    assert cli.run(["config", "check"]) == 2
+    assert cli.run(["client-config", "nerdctl", "--install", *root]) == 0
+    assert (directory / "root/etc/containerd/certs.d/x.example/hosts.toml").exists()
+    assert cli.run(["node-agent", "--uninstall", *root]) == 0
+    assert list((directory / "root").iterdir()) == []
+    (directory / "mirror.yaml").write_text("server: {auth: {htpasswd: {fil: /missing}}}\n")
+    assert cli.run(["node-agent", "--uninstall", *root]) == 2
 
 
 def test_a_cache_that_may_not_be_looked_at_may_be_in_use(
