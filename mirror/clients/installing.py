@@ -14,11 +14,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from mirror.clients.plan import CannotMergeError, Plan
 
@@ -166,7 +165,7 @@ class Installation:
             for path, entry in self._entries.items()
         }
         text = json.dumps({"files": files, "made": self._made}, indent=1)
-        _replace(self._directory / _LEDGER, lambda new: new.write_bytes(text.encode()))
+        _replace(self._directory / _LEDGER, text.encode())
 
     def _original(self, path: str) -> bytes | None:
         entry, current = self._entries.get(path), self.current(path)
@@ -218,7 +217,7 @@ class Installation:
         self._entries[path].written.append(_digest(content))
         self._save()
         target.parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
-        _replace(target, lambda new: new.write_bytes(content))
+        _replace(target, content)
         self._entries[path].written = [_digest(content)]
         self._save()
 
@@ -298,12 +297,13 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _replace(target: Path, write: Callable[[Path], object]) -> None:
+def _replace(target: Path, content: bytes) -> None:
     """Let *target* be the old file or the new one, at every moment, also after a power cut."""
     new = target.with_name(f"{target.name}{_TEMPORARY}")
     try:
         new.unlink(missing_ok=True)
-        write(new)
+        with _private(new) as file:
+            file.write(content)
         _like(target, new)
         _sync(new)
         new.replace(target)
@@ -311,6 +311,11 @@ def _replace(target: Path, write: Callable[[Path], object]) -> None:
         new.unlink(missing_ok=True)
         raise
     _sync(target.parent)
+
+
+def _private(new: Path) -> BinaryIO:
+    """Make a file that nobody else may read until it has the mode of the one that it replaces."""
+    return os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def _like(old: Path, new: Path) -> None:
@@ -326,7 +331,12 @@ def _like(old: Path, new: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    shutil.copy2(source, target, follow_symlinks=False)
+    if source.is_symlink():
+        target.symlink_to(source.readlink())
+    else:
+        with source.open("rb") as old, _private(target) as new:
+            shutil.copyfileobj(old, new)
+    shutil.copystat(source, target, follow_symlinks=False)
     facts = source.lstat()
     with suppress(PermissionError):
         os.chown(target, facts.st_uid, facts.st_gid, follow_symlinks=False)

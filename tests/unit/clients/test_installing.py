@@ -1,5 +1,6 @@
 """What is written can be taken back: the same bytes, owners, times, links and directories."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mirror.clients import installing
 from mirror.clients.installing import ChangedSinceError, Installation
 from mirror.clients.plan import CannotMergeError, Plan
 
@@ -231,6 +233,50 @@ def test_what_others_put_into_a_directory_of_ours_stays(root: Path) -> None:
     Installation(root, LEDGER).undo()
     assert beside.read_text() == "x"
     assert not (root / PATHS[1][1:]).exists()
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+def test_what_only_its_owner_may_read_is_at_no_moment_read_by_others(
+    root: Path, monkeypatch: pytest.MonkeyPatch, *, is_linked: bool
+) -> None:
+    path, modes = root / PATHS[0][1:], set[int]()
+    path.chmod(0o600)
+    before = state(root)
+    original = os.chmod
+
+    def looking(changed: Path, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 -- as in os
+        if Path(changed).name != f"ledger.json{installing._TEMPORARY}":
+            modes.add(Path(changed).lstat().st_mode & 0o777)
+        original(changed, *arguments, **options)
+
+    def elsewhere(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, "it is on another file system")
+
+    if not is_linked:
+        monkeypatch.setattr(os, "link", elsewhere)
+    monkeypatch.setattr(os, "chmod", looking)
+    Installation(root, LEDGER).install(plan("a secret"))
+    assert path.lstat().st_mode & 0o777 == 0o600
+    Installation(root, LEDGER).undo()
+    assert modes == {0o600}
+    assert state(root) == before
+
+
+def test_a_link_that_had_to_be_copied_is_a_link_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = root / PATHS[0][1:]
+    path.unlink()
+    path.symlink_to("../nowhere")
+    before = state(root)
+
+    def elsewhere(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, "it is on another file system")
+
+    monkeypatch.setattr(os, "link", elsewhere)
+    Installation(root, LEDGER).install(plan("one"))
+    Installation(root, LEDGER).undo()
+    assert state(root) == before
 
 
 class _CutError(BaseException):
