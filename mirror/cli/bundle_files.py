@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -104,7 +105,7 @@ def reading(path: Path) -> Iterator[bytes]:
         try:
             while piece := source.read(_PIECE_BYTES):
                 yield piece
-        except (EOFError, gzip.BadGzipFile, zstandard.ZstdError, ValueError) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, ValueError) as error:
             raise BundleFileError(f"{path} is corrupt: {error}") from None
         except OSError as error:
             raise BundleFileError(f"{path} cannot be read: {error.strerror or error}") from None

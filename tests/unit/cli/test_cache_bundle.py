@@ -73,6 +73,21 @@ async def test_files_of_all_kinds_are_read_and_the_same_each_time(
     assert not leftovers(tmp_path)
 
 
+async def test_a_spoilt_file_is_a_bundle_that_is_not_taken(
+    tmp_path: Path, outside: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for ending in ("tar.gz", "tar.zst"):
+        file = tmp_path / f"one.{ending}"
+        assert await in_thread("cache", "export", "alpine:one", str(file), *outside) == 0
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2 :] = b"\xff" * len(content[len(content) // 2 :])
+        file.write_bytes(content)
+        capfd.readouterr()
+        inside = configured(tmp_path, f"inside-{ending}")
+        assert await in_thread("cache", "import", str(file), *inside) == 1
+        assert f"{file} is corrupt" in capfd.readouterr().err
+
+
 async def test_a_signature_is_checked_before_anything_is_entered(
     tmp_path: Path, outside: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
