@@ -8,6 +8,7 @@ import typer
 
 from mirror.clients.address import MirrorAddress
 from mirror.clients.plan import Wish
+from mirror.clients.toml_text import quoted
 
 if TYPE_CHECKING:
     from mirror.settings import Settings
@@ -97,9 +98,17 @@ def wish_of(
         servers=dict(_server(each) for each in servers or ()),
         fallback=not air_gap,
         catch_all=catch_all,
-        ca=ca,
+        ca=_file(ca),
         home=home,
     )
+
+
+def _file(ca: str | None) -> str | None:
+    try:
+        quoted(ca or "")
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--ca") from None
+    return ca
 
 
 def _address(settings: "Settings", given: str | None) -> MirrorAddress:

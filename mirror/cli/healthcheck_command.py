@@ -65,13 +65,21 @@ def healthcheck(
 
 
 def _connection(url: str, *, insecure: bool) -> http.client.HTTPConnection:
-    split = urlsplit(url)
     try:
-        host, port = split.hostname, split.port
-    except ValueError:
-        host, port = None, None
+        return _connection_to(url, insecure=insecure)
+    except (ValueError, http.client.InvalidURL):
+        reason = "not an http:// or https:// address"
+        raise typer.BadParameter(reason, param_hint="--url") from None
+
+
+def _connection_to(url: str, *, insecure: bool) -> http.client.HTTPConnection:
+    split = urlsplit(url)
+    host, port = split.hostname or "", split.port
+    # What the resolver and the line of a request would stumble over.
+    host.encode("idna")
+    split.path.encode("ascii")
     if split.scheme not in {"http", "https"} or not host:
-        raise typer.BadParameter("not an http:// or https:// address", param_hint="--url")
+        raise ValueError(url)
     if split.scheme == "https":
         context = ssl.create_default_context()
         if insecure:  # no secret is sent, and what comes back is yes or no

@@ -36,7 +36,7 @@ class MirrorAddress:
         host, port = split.hostname or "", split.port  # raises ValueError for a wrong port
         if split.username or split.path.strip("/") or split.query or split.fragment:
             raise ValueError(f"{text!r} has more than a host and a port")
-        if not (is_address(host) or _HOST.fullmatch(host)):
+        if not (is_address(host) or (_HOST.fullmatch(host) and ".." not in host)):
             raise ValueError(f"{text!r} has no host that can be read")
         return cls(scheme, host, port)
 

@@ -176,6 +176,8 @@ def test_talos_has_no_files(machine: Path) -> None:
     [
         (["docker", "--install", "--undo"], "exclude each other"),
         (["docker", "--mirror", "m:5000"], "is no http:// or https:// address"),
+        (["containerd", "--ca", 'x"y'], "does not belong into a configuration"),
+        (["docker", "--mirror", "http://a..b:5000"], "has no host"),
         (["docker", "--registry", "x.example"], "x.example is no upstream"),
         (["docker", "--registry", "ghcr.io", "--except", "ghcr.io"], "no registry is left"),
         (["docker", "--server", "ghcr.io"], "not NAME=URL"),

@@ -102,7 +102,13 @@ def test_nobody_there_is_not_ready() -> None:
     assert "does not answer: Connection refused" in result.stderr
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "127.0.0.1:5001", "http://", "http://x:y/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://127.0.0.1/", "127.0.0.1:5001", "http://", "http://x:y/"),
+        *("http://[::1", "http://a..b:1/", "http://a b:1/", "http://127.0.0.1:1/\u00e9"),
+    ],
+)
 def test_another_kind_of_address_is_a_mistake(url: str) -> None:
     assert cli.run(["healthcheck", "--url", url]) == 2
 
