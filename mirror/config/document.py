@@ -18,6 +18,7 @@ _MAX_NODES: Final = 100_000
 _MAX_INT_CHARS: Final = 40
 _TAG: Final = "tag:yaml.org,2002:"
 _COLLECTIONS: Final = {f"{_TAG}map", f"{_TAG}seq"}
+_QUOTES: Final = {"'", '"'}
 NO_TAGS: Final = "a value that begins with ! goes in quotes"
 _QUOTED: Final = re.compile(r"""'[^']*'|"[^"]*\"""")
 # What PyYAML says about punctuation: one character, an escape, or the kind of a token.
@@ -83,10 +84,23 @@ def parse_document(content: bytes) -> Document:
 
 
 def plain_scalar(text: str) -> object:
-    """Return what *text* means where YAML has a single value."""
+    """Return what *text* means where YAML has a single value; what is quoted is text."""
+    if text[:1] in _QUOTES and text[-1:] == text[:1]:
+        return _unquoted(text)
     for tag, pattern, _ in SCALARS:
         if pattern.match(text):
             return _scalar(tag, text)
+    return text
+
+
+def _unquoted(text: str) -> str:
+    try:
+        node = yaml.compose(text, _Loader)
+    except yaml.YAMLError:
+        return text
+    # Two words in quotes are no single value: they stay as they are.
+    if isinstance(node, yaml.ScalarNode) and node.end_mark.index == len(text):
+        return str(node.value)
     return text
 
 

@@ -37,6 +37,7 @@ _MESSAGES: Final = {
     "value_error": "{error}",
 }
 _HINTS: Final = {"string_type": "put it in quotes"}
+_HINTS_FOR_VARIABLES: Final = {"string_type": "put it in quotes that the shell leaves: '\"…\"'"}
 
 
 def section_classes(annotation: object) -> Iterator[type[Section]]:
@@ -76,7 +77,8 @@ def explain(
     """Say what *error* means at *location*, which a variable or a line of the file has set."""
     kind = error["type"]
     message = _MESSAGES.get(kind, "{msg}").format_map({"msg": error["msg"], **error.get("ctx", {})})
-    hint = _suggestion(location) if kind == "extra_forbidden" else _HINTS.get(kind)
+    hints = _HINTS if variable is None else _HINTS_FOR_VARIABLES
+    hint = _suggestion(location) if kind == "extra_forbidden" else hints.get(kind)
     if variable is not None:
         set_by = f"set by {variable}"
         return Problem(notation(location), message, f"{set_by}; {hint}" if hint else set_by)

@@ -23,10 +23,10 @@ The first of these is read: the file named by `--config`, the file named by `MIR
 relative to the directory in which Mirror was started.
 
 Environment variables win over the file. Their names are in the tables below; the value is read
-like a single value in YAML, and as JSON where a key holds a list or a mapping, which it replaces
-as a whole. An empty variable counts as not set. Other variables that begin with `MIRROR_`, such as
-those that Kubernetes sets for a service called `mirror`, are ignored; an unknown key of a known
-section is a mistake.
+like a single value in YAML (`"123"`, with its quotes, is text), and as JSON where a key holds a
+list or a mapping, which it replaces as a whole. An empty variable counts as not set. Other
+variables that begin with `MIRROR_`, such as those that Kubernetes sets for a service called
+`mirror`, are ignored; an unknown key of a known section is a mistake.
 
 ## How values are written
 
