@@ -133,7 +133,8 @@ class Connection(web.RequestHandler):
 
     def is_late(self, since: float) -> bool:
         """Tell whether the head of a request began before a moment and is still unfinished."""
-        return self._head_began is not None and self._head_began < since
+        began_at = None if self.transport is None else self._head_began  # it may be closing already
+        return began_at is not None and began_at < since
 
     def resume_writing(self) -> None:
         """Go on: the client has taken what waited."""
@@ -153,8 +154,7 @@ class Connection(web.RequestHandler):
         """Log what aiohttp has caught; of a broken request not its bytes, which may be secret."""
         error = kw.get("exc_info")
         if isinstance(error, HttpProcessingError | web.RequestPayloadError):
-            reason = type(error).__name__
-            _log.info("a request cannot be read", client=self.client, reason=reason)
+            _log.info("a request cannot be read", client=self.client, reason=type(error).__name__)
         else:
             super().log_exception(*args, **kw)
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -229,8 +230,13 @@ def _write_what_is_not_taken(transport: asyncio.Transport) -> None:
     transport.write(b"x" * 60_000)
 
 
-@pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("then", ["kept open", "closed", "half-closed"])
+@pytest.mark.parametrize(
+    ("then", "is_secure"),
+    [
+        *product(("kept open", "closed", "half-closed"), (False, True)),
+        ("late with the next", False),  # asyncio's TLS ends by itself
+    ],
+)
 async def test_s13_who_takes_nothing_of_the_last_answer_is_disconnected(
     mirror: Mirror, then: str, *, is_secure: bool
 ) -> None:
@@ -247,7 +253,7 @@ async def test_s13_who_takes_nothing_of_the_last_answer_is_disconnected(
         return response
 
     tls, trusting, _ = loopback_tls()
-    limits = Limits(send_stall_seconds=0.1)
+    limits = Limits(send_stall_seconds=0.1, head_seconds=0.05)
     gate = Gate("other", limits, mirror.up.metrics, (lambda: tls) if is_secure else None)
     runner = web.ServerRunner(web.Server(write), shutdown_timeout=0.1)
     await runner.setup()
@@ -257,6 +263,8 @@ async def test_s13_who_takes_nothing_of_the_last_answer_is_disconnected(
         with socket.socket() as client:
             await _ask_and_take_nothing(client, listening, trusting if is_secure else None)
             await answered.wait()
+            if then == "late with the next":
+                await asyncio.get_running_loop().sock_sendall(client, b"G")
             if then == "half-closed":
                 client.shutdown(socket.SHUT_WR)
             name = "mirror_connections_dropped_total"
