@@ -84,3 +84,10 @@ async def test_its_host_counts_and_not_that_of_the_header(mirror: Mirror) -> Non
 )
 async def test_what_is_no_such_url_is_nothing(mirror: Mirror, target: str, status: int) -> None:
     assert (await ask(mirror, target)).status == status
+
+
+async def test_a_header_that_is_no_text_changes_nothing(mirror: Mirror) -> None:
+    request = compose(f"http://mirror.example{manifest_path('v1')}", host="localhost")
+    odd = request.replace(b"\r\n\r\n", b"\r\nX-Odd: caf\xe9\r\n\r\n")
+    answer = await fetch(mirror.host, mirror.port, odd)
+    assert (answer.status, answer.body) == (200, IMAGE.content)
