@@ -67,11 +67,13 @@ class Reloading:
                     await self._wanted.wait()
             except TimeoutError:
                 found = await self._look()
-                if found == known or found[0] is None:
+                if found == known or self._source not in found:
                     continue  # a file that is gone for a moment is being replaced
             self._wanted.clear()
             known = await self._look()
             await self.reload()
+            # Other files may be named now; what has changed meanwhile is met by the next look.
+            known = {path: known.get(path, now) for path, now in (await self._look()).items()}
 
     async def reload(self) -> None:
         """Read the configuration and go over to it; one with mistakes changes nothing."""
@@ -91,8 +93,7 @@ class Reloading:
         if restart:
             _log.warning("some of it needs a restart", keys=restart)
 
-    async def _look(self) -> list[Identity]:
-        if self._source is None:
-            return [None]
-        files = (self._source, *self._named())
-        return await self._pool.run(lambda: [identity(each) for each in files])
+    async def _look(self) -> dict[Path, Identity]:
+        files = () if self._source is None else (self._source, *self._named())
+        found = await self._pool.run(lambda: {path: identity(path) for path in files})
+        return {path: each for path, each in found.items() if each is not None}

@@ -1,5 +1,6 @@
 """All configured upstreams by name."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import chain
@@ -27,6 +28,8 @@ _SHARED: Final = frozenset(
     {"amazonaws.com", "amazonaws.com.cn", "azurecr.io", "jfrog.io", "pkg.dev"}
 )
 """Domains in which everybody can have a host, and that the public suffix list does not have."""
+_RETIRED_SECONDS: Final = 3600.0
+"""So long an upstream that has changed lends its connections to downloads that are under way."""
 
 
 @cache
@@ -61,7 +64,8 @@ class Upstreams:
         self._settings: dict[str, Upstream] = {}
         self._files: dict[str, list[Identity]] = {}
         self._registries: dict[str, Registry] = {}
-        self._retired: list[Registry] = []
+        self._retired: list[tuple[float, Registry]] = []
+        self._closing: set[asyncio.Task[None]] = set()
         _suffixes()  # now, and not while somebody waits for a token
         self.reload(upstreams)
 
@@ -83,9 +87,21 @@ class Upstreams:
             for name, upstream in upstreams.items()
             if self._settings.get(name) != upstream or self._files.get(name) != files[name]
         }
-        self._retired += (self._registries[name] for name in built if name in self._registries)
+        now = self._clock.monotonic()
+        gone = (self._registries[name] for name in built if name in self._registries)
+        self._retired += ((now, registry) for registry in gone)
+        self._let_go(now)
         self._registries |= built
         self._settings, self._files = dict(upstreams), files
+
+    def _let_go(self, now: float) -> None:
+        """Close what has been retired for long: certificates may be renewed every few minutes."""
+        for at, registry in tuple(self._retired):
+            if now - at > _RETIRED_SECONDS:
+                self._retired.remove((at, registry))
+                task = asyncio.create_task(registry.close())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
 
     def files(self) -> list[Path]:
         """Return the files of certificates; with another content they are other settings."""
@@ -130,8 +146,9 @@ class Upstreams:
 
     async def close(self) -> None:
         """Close all connections to all upstreams."""
-        for registry in (*self._retired, *self._registries.values()):
+        for registry in (*(each for _, each in self._retired), *self._registries.values()):
             await registry.close()
+        await asyncio.gather(*self._closing)
         await self._login_tools.calls.close()
 
 

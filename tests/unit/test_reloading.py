@@ -17,6 +17,8 @@ from mirror.app import running
 from mirror.app.reloading import Reloading
 from mirror.service.account_tokens import KubernetesTokens
 from mirror.settings import Settings
+from mirror.upstream import upstreams
+from mirror.upstream.registry import Registry
 from tests.fakes import answers, faults
 from tests.fakes.content import blob, image
 from tests.fakes.origin import Origin
@@ -339,7 +341,32 @@ async def test_a_renewed_authority_of_an_upstream_is_read_again(
             ca.write_bytes(pem)
             await mirror.becomes("mirror_config_reloads_total", 1, outcome="applied")
             assert (await mirror.get(manifest_path("v1"))).status == 200
+            again = tmp_path / "again.pem"
+            again.write_bytes(pem)
+            file.write(hub={"tls": {"ca": str(again)}})
+            await mirror.becomes("mirror_config_reloads_total", 2, outcome="applied")
+            await asyncio.sleep(0.05)
+            assert await applied(mirror) == 2, "another file is named, and it has not changed"
             watching.cancel()
+
+
+async def test_what_upstreams_were_is_closed_in_the_end(
+    mirror: Mirror, file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = asyncio.Event()
+
+    async def close(_registry: Registry) -> None:
+        closed.set()
+
+    monkeypatch.setattr(Registry, "close", close)
+    for number in range(3):
+        if number == 2:
+            monkeypatch.setattr(upstreams, "_RETIRED_SECONDS", -1.0)
+        assert not closed.is_set()
+        file.write(hub={"policy": {"tag_ttl": f"{number + 1}m"}})
+        await mirror.up.reloading.reload()
+    async with asyncio.timeout(5):
+        await closed.wait()
 
 
 class Watched:
