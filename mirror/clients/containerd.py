@@ -3,6 +3,7 @@
 Source: containerd docs/hosts.md, core/remotes/docker/config/hosts.go and config_unix.go.
 """
 
+from posixpath import normpath
 from typing import Any, Final
 
 from mirror.clients.plan import DIAL_TIMEOUT, CannotMergeError, Files, Plan, Wish
@@ -211,6 +212,7 @@ def _configured(files: Files) -> tuple[str, str | None, list[str]]:
     registry = _table(config, "plugins", section, "registry")
     if configured := str(registry.get("config_path") or ""):
         first, *others = configured.split(":")
+        first = normpath(first)  # as the ledger has it: a slash at the end is usual
         if not others:
             return first, before, []
         return first, *_with_one_directory(before or "", config, version, files)

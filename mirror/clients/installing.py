@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -50,6 +50,8 @@ class _Entry:
     """Digests of what was written, the one that may not have got there last."""
     edited: str | None = None
     """Name of what somebody had made of it when it was written by force; None if nobody had."""
+    returned: str | None = None
+    """Digest of that, if it has been put back: it is no change that we do not know of."""
 
 
 class Installation:
@@ -111,7 +113,7 @@ class Installation:
     def install(self, plan: Plan, *, force: bool = False) -> list[str]:
         """Write what differs, and return the paths; raise ChangedSinceError after the rest."""
         wanted = self.wanted(plan)
-        changed = [path for path in wanted if not force and self._is_changed(path)]
+        changed = [path for path in wanted if not force and self._is_unknown(path)]
         done = []
         for path, content in wanted.items():
             if content == self.current(path) or path in changed:
@@ -160,10 +162,7 @@ class Installation:
             self._entries = {path: _Entry(**entry) for path, entry in told["files"].items()}
 
     def _save(self) -> None:
-        files = {
-            path: {"backup": entry.backup, "written": entry.written, "edited": entry.edited}
-            for path, entry in self._entries.items()
-        }
+        files = {path: asdict(entry) for path, entry in self._entries.items()}
         text = json.dumps({"files": files, "made": self._made}, indent=1)
         _replace(self._directory / _LEDGER, text.encode())
 
@@ -204,6 +203,12 @@ class Installation:
         # What was announced may not have been written, and what was begun may have been undone.
         return self.current(path) != self._kept(path) and self._is_whole(entry)
 
+    def _is_unknown(self, path: str) -> bool:
+        """Return whether a file was changed since we wrote it, or put it back."""
+        entry, current = self._entries.get(path), self.current(path)
+        is_returned = entry and current is not None and entry.returned == _digest(current)
+        return self._is_changed(path) and not is_returned
+
     def _write(self, path: str, content: bytes) -> None:
         target = self._real(path)
         missing = [*_missing(self._directory)[:-1], *_missing(target.parent)]
@@ -242,10 +247,11 @@ class Installation:
         if entry.edited is None:
             self._restore(path)
             return
+        kept = self._kept(path, entry.edited)
         # Two may be doing this at once, as below.
         with suppress(FileNotFoundError):
             _move(self._directory / entry.edited, self._real(path))
-        entry.edited = None
+        entry.edited, entry.returned = None, None if kept is None else _digest(kept)
         self._save()
 
     def _restore(self, path: str) -> None:

@@ -200,3 +200,11 @@ def test_a_configuration_that_would_break_is_left_alone(before: str, reason: str
 def test_a_user_of_nerdctl_has_files_of_his_own() -> None:
     plan = plan_nerdctl(wish("docker.io", home="/home/me"), Machine({}))
     assert list(plan.files) == ["/home/me/.config/containerd/certs.d/docker.io/hosts.toml"]
+
+
+@pytest.mark.parametrize("directory", ["/etc/own/certs.d/", "/etc/own//certs.d"])
+def test_a_directory_is_written_in_one_way(directory: str) -> None:
+    """The ledger of what we made has it so, too."""
+    section = '[plugins."io.containerd.grpc.v1.cri".registry]'
+    machine = Machine({CONFIG: f'version = 2\n{section}\nconfig_path = "{directory}"\n'})
+    assert "/etc/own/certs.d/docker.io/hosts.toml" in plan_containerd(wish(), machine).files

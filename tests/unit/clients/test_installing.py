@@ -71,6 +71,26 @@ def test_what_is_written_is_taken_back_without_a_trace(root: Path) -> None:
     assert Installation(root, LEDGER).undo() == []
 
 
+def test_what_was_forced_comes_again_after_it_was_taken_back_for_a_while(root: Path) -> None:
+    """A node agent takes its files back while the mirror is away."""
+    path = root / PATHS[0][1:]
+    Installation(root, LEDGER).install(plan("one"))
+    path.write_text("theirs")
+    Installation(root, LEDGER).install(plan("theirs and one"), force=True)
+    for _ in range(2):
+        with pytest.raises(ChangedSinceError):
+            Installation(root, LEDGER).undo()
+        assert path.read_text() == "theirs"
+        Installation(root, LEDGER).install(plan("theirs and one"))
+        assert path.read_text() == "theirs and one"
+    with pytest.raises(ChangedSinceError):
+        Installation(root, LEDGER).undo()
+    path.write_text("theirs, once more")
+    with pytest.raises(ChangedSinceError):
+        Installation(root, LEDGER).install(plan("one"))
+    assert path.read_text() == "theirs, once more"
+
+
 def test_what_a_later_plan_leaves_out_goes_back(root: Path) -> None:
     before = state(root)
     Installation(root, LEDGER).install(plan("one", "two", "three"))
