@@ -34,7 +34,7 @@ _MAX_SECONDS: Final = 24 * 3600
 _USED_SHARE: Final = 0.9
 _BODY_MAX_BYTES: Final = 1024 * 1024
 _REFUSED: Final = frozenset({400, 401, 403})
-_GOOD_SECONDS: Final = 30.0
+_GOOD_SECONDS: Final = 5.0
 _BAD_SECONDS: Final = 10.0
 """For how long it is believed that a token endpoint lets an account in, or does not."""
 
@@ -167,8 +167,8 @@ class Tokens:
 
     async def _log_in(self, key: TokenKey) -> bool:
         response, _ = await self._answer(key)
-        is_good = response.status not in _REFUSED
-        if is_good:
+        is_good = 200 <= response.status < 300
+        if response.status == 429 or response.status >= 500:
             self._raise_trouble(response, key)
         await self._good.put(key, is_good, ttl_seconds=_GOOD_SECONDS if is_good else _BAD_SECONDS)
         return is_good

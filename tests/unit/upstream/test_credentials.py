@@ -321,6 +321,18 @@ async def test_a_token_server_that_does_not_tell_which_is_refused_is_trouble(
     assert (got.status, healed.status, refused) == (502, 403, 0)
 
 
+async def test_a_token_server_that_knows_no_question_without_a_scope_refuses_the_account(
+    tmp_path: Path,
+) -> None:
+    async with guarded() as site:
+        upstream = with_forbidden(site, Verdict.DENIED, REPOSITORY)
+        site.tokens.fail(faults.status(404), skip=1)
+        async with mirrored(tmp_path, upstream, "ghcr.io") as mirror:
+            got = await mirror.get(manifest())
+            refused = await mirror.total(REFUSED)
+    assert (got.status, refused) == (502, 1)
+
+
 async def test_an_outage_of_the_token_server_is_not_a_bad_account(tmp_path: Path) -> None:
     async with guarded() as site:
         site.tokens.fail(faults.status(503))
