@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
 
 import msgspec
 
@@ -32,6 +34,7 @@ from mirror.store.store import Store
 from mirror.upstream.reading import Document
 from mirror.upstream.upstreams import Upstreams
 
+_TYPE_KEY: Final = "artifactType"
 _log = get_logger("service")
 
 
@@ -77,11 +80,13 @@ class Lists:
         self, repository: Repository, subject: Digest, query: Query
     ) -> tuple[Listing, Served]:
         """Return the manifests that refer to *subject*; raises as ``tags`` does."""
+        name = f"referrers/{subject}"
         return await self._list(
             repository,
-            f"referrers/{subject}",
+            name,
             query,
             lambda: self._fetch_referrers(repository, subject, query),
+            lambda: self._held_referrers(repository, name, query),
         )
 
     async def catalog(self, query: Query, viewer: Viewer) -> Listing:
@@ -102,12 +107,14 @@ class Lists:
         name: str,
         query: Query,
         fetch: Callable[[], Awaitable[Listing]],
+        look: Callable[[], Awaitable[Held[Listing] | None]] | None = None,
     ) -> tuple[Listing, Served]:
         self._policies.check(repository)
+        look = look or (lambda: self._held(repository, name, query))
         key = self._upstreams.scope(repository), repository, name, query
 
         async def fetch_and_keep() -> Listing:
-            held = await self._held(repository, name, query)
+            held = await look()
             if held is not None and is_settled(held, self._policies.listing(repository)):
                 return held.value
             async with self._upstreams.of(repository).deadline():
@@ -125,7 +132,7 @@ class Lists:
             trouble=self._upstreams.of(repository).trouble(repository),
             is_offline=self._policies.is_offline(repository),
         )
-        held = await self._held(repository, name, query)
+        held = await look()
         return await freshened(Case(held, terms, f"{repository} {name}"), ask, ask)
 
     async def _held(self, repository: Repository, name: str, query: Query) -> Held[Listing] | None:
@@ -189,14 +196,22 @@ class Lists:
         listing = await self._ask_referrers(repository, subject, query)
         if listing is None:
             listing = await self._fallback(repository, subject)
-        artifact_type = dict(query).get("artifactType")
-        if not artifact_type or listing.filtered:
-            return listing
-        following = listing.next_query
-        if following is not None and "artifactType" not in dict(following):
-            following = (*following, ("artifactType", artifact_type))
-        content = filtered(listing.content, artifact_type)
-        return Listing(content, OCI_INDEX, following, filtered=True)
+        artifact_type = _artifact_type(query)
+        return listing if not artifact_type else _of_type(listing, artifact_type)
+
+    async def _held_referrers(
+        self, repository: Repository, name: str, query: Query
+    ) -> Held[Listing] | None:
+        """Return the list that is here; where it was never asked for by type, of the whole one.
+
+        What was prefetched or imported is whole, and clients ask for signatures by their type.
+        """
+        held, artifact_type = await self._held(repository, name, query), _artifact_type(query)
+        if held is not None or not artifact_type:
+            return held
+        rest = tuple(pair for pair in query if pair[0] != _TYPE_KEY)
+        whole = await self._held(repository, name, rest)
+        return None if whole is None else replace(whole, value=_of_type(whole.value, artifact_type))
 
     async def _ask_referrers(
         self, repository: Repository, subject: Digest, query: Query
@@ -226,6 +241,21 @@ class Lists:
             raise UpstreamTroubleError(f"the fallback tag: {served.reason}")
         is_list = manifest.media_type == OCI_INDEX
         return Listing(manifest.content if is_list else EMPTY, OCI_INDEX)
+
+
+def _artifact_type(query: Query) -> str | None:
+    return dict(query).get(_TYPE_KEY)
+
+
+def _of_type(listing: Listing, artifact_type: str) -> Listing:
+    """Return what of a page of referrers is of a type, unless it has been filtered already."""
+    if listing.filtered:
+        return listing
+    following = listing.next_query
+    if following is not None and _TYPE_KEY not in dict(following):
+        following = (*following, (_TYPE_KEY, artifact_type))
+    content = filtered(listing.content, artifact_type)
+    return Listing(content, OCI_INDEX, following, filtered=True)
 
 
 def _check_index(document: Document) -> None:

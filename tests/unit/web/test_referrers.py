@@ -41,7 +41,7 @@ async def test_referrers(mirror: Mirror, upstream: FakeRegistry) -> None:
     assert "OCI-Filters-Applied" not in cold.headers
     assert digests_of(some) == {SIGNATURE.digest}
     assert some.headers["OCI-Filters-Applied"] == "artifactType"
-    assert upstream.count(kind="referrers") == 2
+    assert upstream.count(kind="referrers") == 1, "the list that is here has them all"
 
 
 @pytest.mark.parametrize("api", ["api", "api without filter", "fallback tag"])
@@ -89,6 +89,27 @@ async def test_the_filter_goes_on_where_the_link_of_upstream_forgets_it(
     got = await mirror.get(f"{REFERRERS}?artifactType=a/b")
 
     assert following(got) == f"{REFERRERS}?page=1&artifactType=a%2Fb"
+
+
+@pytest.mark.parametrize("then", ["offline", "outage"])
+async def test_a_type_is_found_in_the_list_that_is_here(
+    tmp_path: Path, upstream: FakeRegistry, clock: FakeClock, then: str
+) -> None:
+    """What is prefetched or imported is the whole list; notation and oras ask by the type."""
+    refer(upstream)
+    upstreams, policy = {"docker.io": upstream}, Policy(timeouts=QUICK)
+    async with mirror_of(tmp_path / "cache", upstreams, clock=clock, policy=policy) as mirror:
+        await mirror.get(REFERRERS)
+    clock.advance(86400)
+    upstream.fail(faults.status(503))
+    mode = policy.model_copy(update={"mode": "offline"}) if then == "offline" else policy
+    wanted = f"{REFERRERS}?artifactType=application/vnd.example.signature"
+    async with mirror_of(tmp_path / "cache", upstreams, clock=clock, policy=mode) as mirror:
+        got = await mirror.get(wanted)
+        nothing = await mirror.get(f"{REFERRERS}?artifactType=application/vnd.example.other")
+    assert (got.status, digests_of(got)) == (200, {SIGNATURE.digest})
+    assert got.headers["OCI-Filters-Applied"] == "artifactType"
+    assert (nothing.status, digests_of(nothing)) == (200, set())
 
 
 async def test_nothing_refers_to_it(mirror: Mirror, upstream: FakeRegistry) -> None:
