@@ -12,7 +12,7 @@ from mirror.domain.images import image_matches, image_name, parse_image, parse_p
 from mirror.domain.names import Digest, Reference, Repository, Tag, parse_reference
 from mirror.domain.routing import Table
 from mirror.service.bundles import Bundles, Chosen, chosen_of
-from mirror.service.refusals import RefusalCode, RefusedError
+from mirror.service.refusals import RefusalCode, RefusedError, check_platforms
 from mirror.store.checking import Check, Event
 from mirror.store.inventory import ImageDetails, ImageFacts, Inventory
 from mirror.store.pins import Pin
@@ -145,6 +145,7 @@ class CacheAdmin:
     async def pin(self, text: str, platforms: Sequence[str] = ()) -> PinFacts:
         """Never evict an image, or those of its platforms; raises RefusedError."""
         self._parsed(text)
+        check_platforms(platforms)
         repository, reference, held_at = parse_pin(text, self._table())
         await self._store.pin(repository, reference, tuple(platforms), held_at)
         await self._settle()

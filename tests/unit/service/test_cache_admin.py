@@ -429,3 +429,9 @@ async def test_pulls_go_on_while_the_cache_is_swept(mirror: Mirror) -> None:
     await pull(mirror, "both")
     assert (await swept).counts == {}
     assert (await checked(mirror.up.cache))[0] == []
+
+
+async def test_a_pin_of_what_is_no_platform_is_refused(mirror: Mirror) -> None:
+    with pytest.raises(RefusedError, match="'amd64' is not a platform"):
+        await mirror.up.cache.pin("alpine:one", ("amd64",))
+    assert await mirror.up.cache.pins() == []
