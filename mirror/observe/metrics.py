@@ -4,6 +4,7 @@ Registered where the caller says, so that tests share nothing.
 """
 
 import platform
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -316,8 +317,10 @@ class Metrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
 
-    def upstream_exists(self, name: str) -> None:
-        """Create the series of an upstream at zero: what exists can be alerted on."""
+    def upstream_exists(self, name: str, accounts: Iterable[str] = ()) -> None:
+        """Create the series of an upstream and its accounts at zero: a first time counts, too."""
+        for account in accounts:
+            self.upstream_credential_refused.labels(name, account)
         self.upstream_bytes.labels(name)
         self.digest_mismatches.labels(name)
         self.immutable_tag_moved.labels(name)

@@ -105,10 +105,12 @@ class Transport:
                     ssl=self._home_tls if at_home else self._foreign_tls,
                 )
         except BaseException as error:
-            self._count(kind, method, 0, started)
+            is_refused = isinstance(error, PrivateAddressError)  # by us: nobody was asked
+            if not is_refused:
+                self._count(kind, method, 0, started)
             span.fail(type(error).__name__)
             span.end()
-            if isinstance(error, PrivateAddressError):
+            if is_refused:
                 raise self._private(url, named_by) from None
             if isinstance(error, (aiohttp.ClientError, OSError, ValueError)):
                 raise translated(error, url) from None

@@ -109,7 +109,7 @@ class Upstreams:
 
     def _built(self, upstream: Upstream) -> Registry:
         name = upstream.name
-        self._metrics.upstream_exists(name)
+        self._metrics.upstream_exists(name, (each.name for each in upstream.credentials))
         transport = Transport(upstream, self._pools, self._metrics)
         patience_seconds = upstream.policy.timeouts.response_seconds
         tokens = Tokens(transport, self._tier, name, same_site, patience_seconds)

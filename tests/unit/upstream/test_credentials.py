@@ -58,6 +58,15 @@ class StaticTokens:
         return error(401, "UNAUTHORIZED")
 
 
+async def test_an_account_can_be_alerted_on_from_the_start(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """A counter that begins with its first refusal has not grown, as Prometheus sees it."""
+    async with mirrored(tmp_path, with_account(registry, account(name="ci")), "ghcr.io") as mirror:
+        found = mirror.up.metrics.registry
+        assert found.get_sample_value(REFUSED, {"upstream": "ghcr.io", "account": "ci"}) == 0
+
+
 # --- which credential, and how it is shown ---------------------------------------------------
 
 
