@@ -203,6 +203,16 @@ def test_pods_are_restricted(request: pytest.FixtureRequest, documents: list[Doc
             assert "memory" in container["resources"]["limits"]
 
 
+def test_no_pod_but_the_mirrors_is_taken_for_one(documents: list[Document]) -> None:
+    """A DaemonSet adopts, and removes, what has the labels of its own."""
+    workloads = kind(documents, "DaemonSet", "Deployment", "StatefulSet")
+    for pod in kind(documents, "Pod"):
+        labels = pod["metadata"]["labels"].items()
+        assert not any(
+            each["spec"]["selector"]["matchLabels"].items() <= labels for each in workloads
+        )
+
+
 def test_what_is_named_is_there(documents: list[Document], request: pytest.FixtureRequest) -> None:
     there = {(each["kind"], each["metadata"]["name"]) for each in documents}
     if "all-there-already" in request.node.name:
