@@ -47,10 +47,12 @@ conformance: $(VENV)/.dev ## Run the official OCI conformance suite against the 
 	PYTHON=$(BIN)/python tests/conformance/run
 
 never-worse: $(VENV)/.dev ## Pull with real clients while upstream is in trouble (root); writes docs/never-worse.md
+	@mkdir -p build
 	$(BIN)/python -m tests.never_worse > build/never-worse.md
 	@mv build/never-worse.md docs/never-worse.md
 
 budget: $(VENV)/.dev ## A day of pulls within Docker Hub's limit, beside docker-registry; writes docs/pull-budget.md
+	@mkdir -p build
 	$(BIN)/python -m tests.budget > build/pull-budget.md
 	@mv build/pull-budget.md docs/pull-budget.md
 
@@ -68,6 +70,7 @@ fuzz: $(VENV)/.fuzz ## Fuzz all that reads foreign input, each for a minute (FUZ
 	$(BIN)/python -m tests.fuzz $${FUZZ:-60s}
 
 reliability: crash ## Run the faults and the kills, and write docs/reliability.md from them
+	@mkdir -p build
 	$(BIN)/python -m tests.tools.reliability_reference > build/reliability.md
 	@mv build/reliability.md docs/reliability.md
 
