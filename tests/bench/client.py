@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Barrier, Event
 from typing import Final, Self
 from urllib.parse import SplitResult, urlsplit
@@ -243,5 +244,7 @@ def beside_slow_readers(
 
 
 def _rss_bytes(pid: int) -> int:
-    with open(f"/proc/{pid}/statm", encoding="ascii") as file:  # noqa: PTH123 -- not worth a Path
-        return int(file.read().split()[1]) * 4096
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * 4096
+    except FileNotFoundError:
+        return 0  # nginx has a process that ends when it has looked through its cache
