@@ -169,14 +169,19 @@ class Bundles:
                 packing.incomplete += is_counted
 
     def _untagged(self, packing: Packing) -> Iterable[Chosen]:
-        """Yield the manifests that no image so far has led to, indexes first."""
+        """Yield the manifests that no image so far has led to, indexes first.
+
+        Nothing has led to the images that an index has for other platforms, either: those are
+        left out, and not taken for images of their own.
+        """
         refs = self._store.refs
         for repository in refs.repositories():
+            unchosen = packing.unchosen(repository)
             found = sorted(
                 refs.all_manifests(repository), key=lambda one: not is_index(one[1].media_type)
             )
             for digest, _ in found:
-                if not packing.has(repository, digest):
+                if digest not in unchosen and not packing.has(repository, digest):
                     yield repository, digest
 
     # --- in --------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from mirror.domain.bundles import (
 )
 from mirror.domain.errors import MirrorError
 from mirror.domain.images import image_name
-from mirror.domain.manifests import LinkKind, Manifest, is_index, read_manifest
+from mirror.domain.manifests import Descriptor, LinkKind, Manifest, is_index, read_manifest
 from mirror.domain.names import (
     ANONYMOUS_SCOPE,
     Digest,
@@ -150,6 +150,15 @@ class Packing:
         """Return whether a manifest of a repository is taken already."""
         return str(digest) in self._facts[repository].manifests
 
+    def unchosen(self, repository: Repository) -> set[Digest]:
+        """Return what the indexes of a repository have, and none for a platform that is wanted."""
+        chosen, others = set[Digest](), set[Digest]()
+        for digest, ref in self._refs.all_manifests(repository) if self._platforms else ():
+            found = self._manifest(repository, digest) if is_index(ref.media_type) else None
+            for link in found[0].links if found else ():
+                (chosen if self._is_meant(link) else others).add(link.digest)
+        return others - chosen
+
     def contents(self) -> tuple[bytes, bytes, Contents]:
         """Return ``mirror-bundle.json``, ``index.json``, and what the former says."""
         index = oci_index(self._images.values())
@@ -215,14 +224,17 @@ class Packing:
         """Add the images of an index; returns whether there is one, or none is meant to be."""
         found = not index.links
         for link in index.links:
-            is_image = link.platform != NO_PLATFORM
-            if not depth or (is_image and not is_chosen(link.platform, self._platforms)):
+            if not depth or not self._is_meant(link):
                 continue
             child = self._whole(repository, link.digest, depth - 1)
             if child is not None:
                 tree.add(child)
-                found |= is_image
+                found |= link.platform != NO_PLATFORM
         return found
+
+    def _is_meant(self, link: Descriptor) -> bool:
+        """Tell whether something of an index goes along; attestations, whatever is chosen."""
+        return link.platform == NO_PLATFORM or is_chosen(link.platform, self._platforms)
 
     def _check(self, row: ObjectRow, scope: str) -> None:
         is_public = scope == ANONYMOUS_SCOPE and ANONYMOUS_SCOPE in row.scopes

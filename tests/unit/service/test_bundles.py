@@ -220,6 +220,20 @@ async def test_platforms_and_dates_choose(bundle: bytes, filled: Mirror) -> None
     assert b"inventory" in await exported(filled, "all=1", b"{}", 400)
 
 
+async def test_a_platform_is_chosen_of_all_images_too(
+    filled: Mirror, upstream: FakeRegistry
+) -> None:
+    upstream.push(NAME, LATER)
+    await filled.get(f"/v2/{NAME}/manifests/{LATER.digest}")
+    await filled.pull_blobs(NAME, LATER)
+    for choice in ("all=1", "since=2027-01-15"):
+        found = files(await exported(filled, f"{choice}&platform=linux/arm64"))
+        for each in (BOTH, TWO, *TWO.blobs, LATER, *LATER.blobs):  # the last is of no index
+            assert f"blobs/sha256/{each.digest[7:]}" in found
+        for each in (ONE, *ONE.blobs):
+            assert f"blobs/sha256/{each.digest[7:]}" not in found
+
+
 async def test_a_bundle_that_is_corrupt_anywhere_leaves_nothing(
     bundle: bytes, tmp_path: Path
 ) -> None:
