@@ -19,6 +19,7 @@ from mirror.store.index import object_key
 from mirror.store.rows import ObjectRow
 from mirror.store.space import NoSpaceError
 from mirror.store.store import Store
+from mirror.store.stored import is_whole
 from mirror.store.unpacking import BundleMissingError
 
 _OBJECTS = object_key("")
@@ -80,15 +81,19 @@ class Bundles:
 
     async def inventory(self) -> StoredInventory:
         """Return what is here that anybody may see, for an export that leaves it out."""
-        pool, index = self._store.parts.pools.inspect, self._store.parts.index
+        parts = self._store.parts
 
         def public(keys: Iterable[str]) -> Iterable[str]:
             for key in keys:
-                row = index.get(key, ObjectRow) if key.startswith(_OBJECTS) else None
-                if row is not None and ANONYMOUS_SCOPE in row.scopes:
-                    yield key.removeprefix(_OBJECTS)
+                row = parts.index.get(key, ObjectRow) if key.startswith(_OBJECTS) else None
+                if row is None or ANONYMOUS_SCOPE not in row.scopes:
+                    continue
+                text = key.removeprefix(_OBJECTS)
+                if is_whole(parts.layout.blob(Digest.parse(text)), row.size_bytes):
+                    yield text
 
-        found = [each async for each in in_steps(pool, public(index.all_keys()), 500)]
+        keys = in_steps(parts.pools.inspect, public(parts.index.all_keys()), 500)
+        found = [each async for each in keys]
         return StoredInventory(VERSION, tuple(sorted(found)))
 
     async def export(

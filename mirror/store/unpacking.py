@@ -37,6 +37,7 @@ from mirror.domain.manifests import Manifest, read_manifest
 from mirror.domain.names import Digest
 from mirror.store.space import NoSpaceError, Reservation
 from mirror.store.store import Store
+from mirror.store.stored import is_whole
 
 _PIECE_BYTES: Final = 1 << 20
 _TRAILER_MAX_BYTES: Final = 1 << 20
@@ -138,6 +139,17 @@ class Unpacking:
             None if row is None else await self._store.content(Digest.parse(digest), row.scopes[0])
         )
 
+    async def is_here(self, entry: BundledObject) -> bool:
+        """Tell whether an object is here for all who may see it; a row may have lost its file."""
+        digest = Digest.parse(entry.digest)
+        row = await self._store.facts.object(digest)
+        if row is None or row.size_bytes != entry.size_bytes:
+            return False
+        if not all(row.visible_in(scope) for scope in entry.scopes):
+            return False
+        path = self._parts.layout.blob(digest)
+        return await self._parts.pools.read.run(is_whole, path, entry.size_bytes)
+
     async def close(self) -> None:
         """Remove what was not entered."""
         for each in self.waiting.values():
@@ -161,7 +173,7 @@ class Unpacking:
         """Raise unless all that is not carried is here, and there can be room for the rest."""
         missing, needed_bytes = [], 0
         for entry in contents.objects:
-            is_here = await self._is_here(entry)
+            is_here = await self.is_here(entry)
             if is_here:
                 self._store.touch(Digest.parse(entry.digest))
             elif entry.carried:
@@ -172,12 +184,6 @@ class Unpacking:
             raise BundleMissingError(missing)
         if needed_bytes > self._store.space.limit_bytes:
             raise NoSpaceError(f"the bundle brings {needed_bytes} bytes, more than the cache holds")
-
-    async def _is_here(self, entry: BundledObject) -> bool:
-        row = await self._store.facts.object(Digest.parse(entry.digest))
-        if row is None or row.size_bytes != entry.size_bytes:
-            return False
-        return all(row.visible_in(scope) for scope in entry.scopes)
 
     async def _read_head(self, contents: Contents) -> None:
         """Read what stands before the objects."""
@@ -198,7 +204,7 @@ class Unpacking:
         expected = header(object_path(entry.digest), entry.size_bytes)
         if await self._pieces.exactly(len(expected)) != expected:
             raise BundleInvalidError(f"the file of {entry.digest} is not where it should be")
-        if await self._is_here(entry):
+        if await self.is_here(entry):
             await self._take(entry, None)
             return
         reservation = self._store.reservation("")

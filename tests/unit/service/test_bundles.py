@@ -87,6 +87,11 @@ async def taken(up: Mirror, bundle: bytes, status: int = 200) -> Any:  # noqa: A
     return content
 
 
+async def inventory_of(up: Mirror) -> bytes:
+    async with up.session.get(f"{up.admin_url}/api/v1/cache/inventory") as answer:
+        return await answer.read()
+
+
 def target(tmp_path: Path, policy: Policy = OFFLINE) -> AbstractAsyncContextManager[Mirror]:
     return mirror_of(tmp_path / "inside", {"docker.io": "http://127.0.0.1:1"}, policy=policy)
 
@@ -184,8 +189,7 @@ async def test_only_the_difference_travels(
 ) -> None:
     async with target(tmp_path) as inside:
         await taken(inside, bundle)
-        async with inside.session.get(f"{inside.admin_url}/api/v1/cache/inventory") as answer:
-            inventory = await answer.read()
+        inventory = await inventory_of(inside)
         upstream.push(NAME, LATER, ["later"])
         await filled.get(f"/v2/{NAME}/manifests/later")
         await filled.pull_blobs(NAME, LATER)
@@ -201,6 +205,24 @@ async def test_only_the_difference_travels(
         assert "does not carry" in refused["message"]
         assert "--missing-in" in refused["hint"]
         assert is_empty(tmp_path / "empty")
+
+
+async def test_what_the_disk_has_lost_is_not_taken_for_here(bundle: bytes, tmp_path: Path) -> None:
+    layer, config = ONE.layers[0], ONE.config
+    async with target(tmp_path) as inside:
+        await taken(inside, bundle)
+        inside.stored(ONE.digest).unlink()
+        inside.stored(layer.digest).unlink()
+        inside.stored(config.digest).write_bytes(config.content[:-1])
+        there = set(json.loads(await inventory_of(inside))["objects"])
+        assert not there & {ONE.digest, layer.digest, config.digest}
+        done = await taken(inside, bundle)
+        assert done["new_objects"] == len((ONE, layer, config))
+        assert (await inside.get(f"/v2/{NAME}/manifests/{ONE.digest}")).body == ONE.content
+        for blob in ONE.blobs:
+            assert (await inside.get(f"/v2/{NAME}/blobs/{blob.digest}")).body == blob.content
+    async with stopped(tmp_path) as cache:
+        await is_right(cache)
 
 
 async def test_platforms_and_dates_choose(bundle: bytes, filled: Mirror) -> None:
