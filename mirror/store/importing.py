@@ -115,6 +115,8 @@ class _Entering:
         private = [(repository, scope) for repository, scope in owners if scope != ANONYMOUS_SCOPE]
         if waiting is not None:
             await self._publish(digest, waiting, owners[0][0], private[:1])
+        elif str(digest) in self._scopes and await self._store.facts.object(digest) is None:
+            raise ChangedError(f"{digest} has gone while the bundle was entered")
         for repository, scope in private:
             row = await self._store.facts.object(digest)
             if row is not None:

@@ -35,6 +35,7 @@ from mirror.domain.bundles import (
 from mirror.domain.errors import ManifestInvalidError
 from mirror.domain.manifests import Manifest, read_manifest
 from mirror.domain.names import Digest
+from mirror.store.exporting import ChangedError
 from mirror.store.space import NoSpaceError, Reservation
 from mirror.store.store import Store
 from mirror.store.stored import is_whole
@@ -111,6 +112,7 @@ class Unpacking:
         Raises:
             BundleInvalidError: something is not as it should be.
             BundleMissingError: it needs what is not here.
+            ChangedError: what was here has gone meanwhile.
             NoSpaceError: there is no room for it.
             OSError: the disk is full or broken.
         """
@@ -127,6 +129,7 @@ class Unpacking:
         for entry in contents.carried:
             await self._object(entry, media_types.get(entry.digest))
         await self._end()
+        await self._look_again(contents)
         return contents
 
     async def content(self, digest: str) -> bytes | None:
@@ -170,20 +173,31 @@ class Unpacking:
             raise BundleInvalidError("there is something between two files")
 
     async def _check_what_is_here(self, contents: Contents) -> None:
-        """Raise unless all that is not carried is here, and there can be room for the rest."""
-        missing, needed_bytes = [], 0
+        """Raise unless all that is not carried is here, and there can be room for all at once.
+
+        What is here already must stay: without room for both, the rest would drive it out.
+        """
+        missing = []
         for entry in contents.objects:
-            is_here = await self.is_here(entry)
-            if is_here:
+            if await self.is_here(entry):
                 self._store.touch(Digest.parse(entry.digest))
-            elif entry.carried:
-                needed_bytes += entry.size_bytes
-            else:
+            elif not entry.carried:
                 missing.append(entry.digest)
         if missing:
             raise BundleMissingError(missing)
+        needed_bytes = sum(each.size_bytes for each in contents.objects)
         if needed_bytes > self._store.space.limit_bytes:
-            raise NoSpaceError(f"the bundle brings {needed_bytes} bytes, more than the cache holds")
+            raise NoSpaceError(
+                f"the bundle needs {needed_bytes} bytes, with what is here already: more than "
+                "the cache holds"
+            )
+
+    async def _look_again(self, contents: Contents) -> None:
+        """Raise unless what was not taken from the bundle is here still."""
+        # The room for what is new may have been made of it.
+        for entry in contents.objects:
+            if entry.digest not in self.waiting and not await self.is_here(entry):
+                raise ChangedError(f"{entry.digest} has gone while the bundle was read")
 
     async def _read_head(self, contents: Contents) -> None:
         """Read what stands before the objects."""

@@ -475,6 +475,59 @@ async def test_what_has_no_room_is_not_begun(bundle: bytes, tmp_path: Path) -> N
         assert (await taken(other, bundle))["unknown_upstreams"] == ["docker.io"]
 
 
+@pytest.fixture
+async def difference(bundle: bytes, filled: Mirror, upstream: FakeRegistry) -> bytes:
+    """Make a bundle of all images that carries the bytes of one of them only."""
+    carried = [each["digest"] for each in json.loads(files(bundle)[CONTENTS])["objects"]]
+    upstream.push(NAME, LATER, ["later"])
+    await filled.get(f"/v2/{NAME}/manifests/later")
+    await filled.pull_blobs(NAME, LATER)
+    there = json.dumps({"version": 1, "objects": carried}).encode()
+    return await exported(filled, "all=1", there)
+
+
+async def test_what_is_new_does_not_drive_out_what_it_needs(
+    bundle: bytes, difference: bytes, tmp_path: Path
+) -> None:
+    sizes = [each["size_bytes"] for each in json.loads(files(difference)[CONTENTS])["objects"]]
+    for size_bytes, status in ((sum(sizes) - 1, 503), (sum(sizes), 200)):
+        async with mirror_of(
+            tmp_path / str(status),
+            {"docker.io": "http://127.0.0.1:1"},
+            cache={"max_size": SizeOrShare(size_bytes=size_bytes)},
+            policy=OFFLINE,
+        ) as small:
+            await taken(small, bundle)
+            await taken(small, difference, status)
+            for each in (ONE, TWO, SIGNATURE):
+                for blob in each.blobs:
+                    got = await small.get(f"/v2/{NAME}/blobs/{blob.digest}")
+                    assert got.body == blob.content
+
+
+async def test_what_goes_while_a_bundle_is_read_is_missed(
+    bundle: bytes, difference: bytes, tmp_path: Path
+) -> None:
+    async with target(tmp_path) as inside:
+        await taken(inside, bundle)
+
+        async def evicting(content: bytes, digest: str) -> AsyncIterator[bytes]:
+            yield content[:-1000]
+            assert await inside.up.store.remove(Digest.parse(digest))
+            yield content[-1000:]
+
+        before = await inventory_of(inside)
+        for content, gone in ((difference, ONE.layers[0]), (bundle, TWO.layers[0])):
+            with pytest.raises(RefusedError, match="has gone") as refused:
+                await inside.up.cache.bundles.take(evicting(content, gone.digest))
+            assert refused.value.code is RefusalCode.BUSY
+            assert (await inside.get(f"/v2/{NAME}/manifests/later")).status == 404
+            await taken(inside, difference, 422)
+            assert (await taken(inside, bundle))["new_objects"] == 1
+            assert await inventory_of(inside) == before
+        await taken(inside, difference)
+
+
 async def test_a_sender_that_goes_leaves_nothing(bundle: bytes, tmp_path: Path) -> None:
     async with target(tmp_path) as inside:
         bundles = inside.up.cache.bundles
