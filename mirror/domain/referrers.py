@@ -1,4 +1,4 @@
-"""Referrers lists that we make ourselves: from the fallback tag, or filtered.
+"""Referrers lists that we make ourselves: from the fallback tag, filtered, or of several.
 
 Source: distribution-spec v1.1.1, "Listing Referrers" and "Referrers tag schema".
 """
@@ -12,6 +12,8 @@ EMPTY: Final = (
     b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
 )
 
+_UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
 
 def filtered(index: bytes, artifact_type: str) -> bytes:
     """Return an index with only the manifests of one artifact type.
@@ -22,11 +24,30 @@ def filtered(index: bytes, artifact_type: str) -> bytes:
     try:
         fields = json.loads(index)
         kept = [entry for entry in _entries(fields) if entry.get("artifactType") == artifact_type]
-        return json.dumps(
-            {**fields, "manifests": kept}, separators=(",", ":"), allow_nan=False
-        ).encode()
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return _written(fields, kept)
+    except _UNREADABLE:
         raise UpstreamTroubleError("the referrers list is not an index") from None
+
+
+def merged(index: bytes, other: bytes) -> bytes:
+    """Return an index with the manifests of another one, too; as it is if it has them all.
+
+    Raises:
+        UpstreamTroubleError: one of them is no index.
+    """
+    try:
+        fields = json.loads(index)
+        entries = _entries(fields)
+        known = {entry["digest"] for entry in entries}
+        more = [entry for entry in _entries(json.loads(other)) if entry["digest"] not in known]
+        return _written(fields, [*entries, *more]) if more else index
+    except _UNREADABLE:
+        raise UpstreamTroubleError("the referrers list is not an index") from None
+
+
+def _written(fields: dict[str, list[dict[str, object]] | None], entries: object) -> bytes:
+    whole = {**fields, "manifests": entries}
+    return json.dumps(whole, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _entries(fields: dict[str, list[dict[str, object]] | None]) -> list[dict[str, object]]:

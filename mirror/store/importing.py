@@ -10,9 +10,11 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from mirror.domain.bundles import BundledRepository, Contents
+from mirror.domain.bundles import BundledList, BundledRepository, Contents
+from mirror.domain.errors import UpstreamTroubleError
 from mirror.domain.manifests import LinkKind, read_manifest
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository, Tag
+from mirror.domain.referrers import merged
 from mirror.runtime.clock import Clock
 from mirror.store.exporting import ChangedError
 from mirror.store.facts import link_key
@@ -151,13 +153,45 @@ class _Entering:
         for each in bundled.lists:
             content = await self._content(each.digest)
             self._release(each.digest)
+            entered = await self._merged(repository, each, content)
+            if entered is None:
+                continue
+            content, row = entered
             for scope in self._scopes[each.digest]:
                 await self._store.keep_document(content, repository.upstream, scope)
-            row = DocumentRow(each.digest, each.media_type, None, each.filtered, 0)
-            name = f"referrers/{each.subject}"
-            before = await self._store.facts.document(repository, name, ())
-            if before is None or not before.confirmed_at:  # else upstream itself has said it here
-                await self._store.facts.put_document(repository, name, (), row)
+            row = msgspec.structs.replace(row, digest=str(Digest.of(content)))
+            await self._store.facts.put_document(repository, f"referrers/{each.subject}", (), row)
+
+    async def _merged(
+        self, repository: Repository, each: BundledList, content: bytes
+    ) -> tuple[bytes, DocumentRow] | None:
+        """Return a list with what is new in a carried one, and its row; ``None``: it stays.
+
+        No bundle says how old a list is, so none replaces another: signatures that either
+        names can be found.
+        """
+        carried = DocumentRow(each.digest, each.media_type, None, each.filtered, 0)
+        before = await self._store.facts.document(repository, f"referrers/{each.subject}", ())
+        here = None if before is None else await self._list(before)
+        if before is None or here is None:
+            return content, carried
+        scopes, known = here
+        if before.digest != each.digest and scopes != set(self._scopes[each.digest]):
+            # Not all who may see the one may see the other; upstream's own word is the better one.
+            return None if before.confirmed_at else (content, carried)
+        try:
+            return merged(known, content), before
+        except UpstreamTroubleError:
+            return None
+
+    async def _list(self, row: DocumentRow) -> tuple[set[str], bytes] | None:
+        """Return who may see a list that is here, and the list."""
+        digest = Digest.parse(row.digest)
+        stored = await self._store.facts.object(digest)
+        if row.media_type is None or stored is None or not stored.scopes:
+            return None
+        content = await self._store.content(digest, stored.scopes[0])
+        return None if content is None else (set(stored.scopes), content)
 
     async def _name(self, bundled: BundledRepository) -> None:
         """Enter tags, unless one means something here that was seen later."""

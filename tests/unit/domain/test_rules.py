@@ -18,7 +18,7 @@ from mirror.domain.freshness import (
 )
 from mirror.domain.media import accepts, bare_type
 from mirror.domain.pages import cut, ignored_paging, next_query, page_size
-from mirror.domain.referrers import EMPTY, filtered
+from mirror.domain.referrers import EMPTY, filtered, merged
 
 TYPE = "application/vnd.oci.image.index.v1+json"
 LIFETIME = Lifetime(fresh_seconds=60, stale_if_error_seconds=600)
@@ -162,7 +162,20 @@ def test_referrers_are_filtered_by_their_type() -> None:
     assert json.loads(filtered(b'{"manifests":null}', "a/sig"))["manifests"] == []
 
 
+def test_lists_of_referrers_are_merged_by_digest() -> None:
+    one, two, three = ({"digest": each, "size": 1} for each in "123")
+    here = json.dumps({"schemaVersion": 2, "manifests": [one, two]}).encode()
+    more = json.dumps({"manifests": [{**two, "size": 2}, three]}).encode()
+
+    assert json.loads(merged(here, more)) == {"schemaVersion": 2, "manifests": [one, two, three]}
+    assert merged(here, here) is merged(here, EMPTY) is here
+    assert json.loads(merged(EMPTY, here))["manifests"] == [one, two]
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"manifests":3}', b'{"manifests":[1]}'])
 def test_a_list_of_referrers_that_is_none_is_trouble(content: bytes) -> None:
     with pytest.raises(UpstreamTroubleError):
         filtered(content, "a/sig")
+    for pair in ((content, EMPTY), (EMPTY, content)):
+        with pytest.raises(UpstreamTroubleError):
+            merged(*pair)

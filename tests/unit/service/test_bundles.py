@@ -25,7 +25,7 @@ from mirror.store.changes import Changes
 from mirror.store.checking import Finding
 from tests.fakes.auth import BasicGuard
 from tests.fakes.clock import FakeClock
-from tests.fakes.content import artifact, image, index
+from tests.fakes.content import Image, artifact, image, index
 from tests.fakes.registry import FakeRegistry
 from tests.harness import LOOPBACK, Mirror, mirror_of, settings
 
@@ -526,6 +526,28 @@ async def test_what_goes_while_a_bundle_is_read_is_missed(
             assert (await taken(inside, bundle))["new_objects"] == 1
             assert await inventory_of(inside) == before
         await taken(inside, difference)
+
+
+async def referrers_of(up: Mirror, subject: Image) -> set[str]:
+    listed = await up.get(f"/v2/{NAME}/referrers/{subject.digest}")
+    assert listed.status == 200
+    return {each["digest"] for each in json.loads(listed.body)["manifests"]}
+
+
+async def test_signatures_that_come_later_join_those_that_are_here(
+    upstream: FakeRegistry, bundle: bytes, tmp_path: Path
+) -> None:
+    own = artifact(ONE, content=b"own")
+    upstream.push(NAME, ONE)
+    upstream.push(NAME, own)
+    async with mirror_of(tmp_path / "inside", {"docker.io": upstream}) as before:
+        assert await referrers_of(before, ONE) == {own.digest}
+    async with target(tmp_path) as inside:
+        for _ in range(2):
+            await taken(inside, bundle)
+            assert await referrers_of(inside, ONE) == {own.digest, SIGNATURE.digest}
+        got = await inside.get(f"/v2/{NAME}/manifests/{SIGNATURE.digest}")
+        assert got.body == SIGNATURE.content
 
 
 async def test_a_sender_that_goes_leaves_nothing(bundle: bytes, tmp_path: Path) -> None:
