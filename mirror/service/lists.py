@@ -156,12 +156,14 @@ class Lists:
         except (OSError, OverloadedError) as error:
             _log.error("a list could not be kept", repository=str(repository), reason=str(error))
             return
+        before, now = await self._store.facts.document(repository, name, query), self._clock.wall()
         row = DocumentRow(
             str(digest),
             listing.media_type,
             listing.next_query,
             listing.filtered,
-            self._clock.wall(),
+            now,
+            before.seen_at if before is not None and before.digest == str(digest) else now,
         )
         await self._store.facts.put_document(repository, name, query, row)
 

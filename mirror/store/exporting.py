@@ -71,14 +71,25 @@ class _Facts:
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """An image with all that it needs, of one repository."""
+    """An image with all that it needs, of one repository, and what refers to it.
+
+    With manifests and lists stands when they came in.
+    """
 
     manifests: dict[str, tuple[BundledManifest, ObjectRow, float]] = field(default_factory=dict)
     blobs: dict[str, ObjectRow] = field(default_factory=dict)
+    tags: dict[str, TagRef] = field(default_factory=dict)
+    lists: dict[str, tuple[BundledList, ObjectRow, float]] = field(default_factory=dict)
 
     def add(self, other: "_Tree") -> None:
         self.manifests.update(other.manifests)
         self.blobs.update(other.blobs)
+
+    @property
+    def changed_at(self) -> float:
+        """When the last part of it came in, or was first seen."""
+        times = [each[2] for each in (*self.manifests.values(), *self.lists.values())]
+        return max((*times, *(each.seen_at for each in self.tags.values())), default=0)
 
 
 class _Listed(msgspec.Struct):
@@ -123,6 +134,8 @@ class Packing:
     def add(self, repository: Repository, reference: Reference, since: float = 0) -> bool:
         """Take an image; returns whether it is here, and not older than *since*.
 
+        What refers to it counts, too: a new signature brings an older image along.
+
         Raises:
             PrivateError: it may not be carried.
             IncompleteError: something of it is missing.
@@ -134,16 +147,15 @@ class Packing:
         tree = self._whole(repository, Digest.parse(text), DEPTH_MAX)
         if tree is None:
             raise IncompleteError(image_name(repository, reference))
-        times = [*(each[2] for each in tree.manifests.values()), ref.seen_at if ref else 0]
-        if max(times) < since:
+        if ref is not None:
+            tree.tags[str(reference)] = ref
+        self._refer(repository, tree)
+        if tree.changed_at < since:
             return False
         self._take(repository, tree)
-        if ref is not None:
-            self._tag(repository, str(reference), ref)
         manifest, row, _ = tree.manifests[text]
         name = image_name(repository, reference)
         self._images[name] = name, text, manifest.media_type, row.size_bytes
-        self._refer(repository, list(tree.manifests))
         return True
 
     def has(self, repository: Repository, digest: Digest) -> bool:
@@ -194,9 +206,11 @@ class Packing:
             self._objects[digest] = row, kind
         for digest, row in tree.blobs.items():
             self._objects.setdefault(digest, (row, "blob"))
-
-    def _tag(self, repository: Repository, name: str, ref: TagRef) -> None:
-        self._facts[repository].tags[name] = BundledTag(name, ref.digest, ref.seen_at)
+        for name, ref in tree.tags.items():
+            facts.tags[name] = BundledTag(name, ref.digest, ref.seen_at)
+        for subject, (entry, row, _) in tree.lists.items():
+            self._objects.setdefault(entry.digest, (row, "document"))
+            facts.lists[subject] = entry
 
     def _whole(self, repository: Repository, digest: Digest, depth: int) -> _Tree | None:
         """Return all that an image needs; of an index, its images that are whole here."""
@@ -264,9 +278,9 @@ class Packing:
 
     # --- what refers to it -----------------------------------------------------------------
 
-    def _refer(self, repository: Repository, subjects: list[str]) -> None:
-        """Take what is here of signatures, SBOMs and attestations, and of theirs."""
-        done = set[str]()
+    def _refer(self, repository: Repository, tree: _Tree) -> None:
+        """Add what is here of signatures, SBOMs and attestations, and of theirs."""
+        subjects, done = list(tree.manifests), set[str]()
         while subjects:
             text = subjects.pop()
             if text in done:
@@ -275,13 +289,13 @@ class Packing:
             subject = Digest.parse(text)
             for tag in (*signature_tags(subject), fallback_tag(subject)):
                 ref = self._refs.tag(repository, tag)
-                if ref is not None and (new := self._optional(repository, ref.digest)):
-                    self._tag(repository, str(tag), ref)
+                if ref is not None and (new := self._optional(repository, ref.digest, tree)):
+                    tree.tags[str(tag)] = ref
                     subjects += new
-            for each in self._listed(repository, subject):
-                subjects += self._optional(repository, each)
+            for each in self._listed(repository, subject, tree):
+                subjects += self._optional(repository, each, tree)
 
-    def _listed(self, repository: Repository, subject: Digest) -> Iterator[str]:
+    def _listed(self, repository: Repository, subject: Digest, tree: _Tree) -> Iterator[str]:
         row = self._index.get(document_key(repository, f"referrers/{subject}", ()), DocumentRow)
         if row is None or row.media_type is None or row.next_query is not None:
             return
@@ -294,22 +308,20 @@ class Packing:
             return
         if stored is None or (ANONYMOUS_SCOPE not in stored.scopes and not self._with_private):
             return
-        self._objects.setdefault(row.digest, (stored, "document"))
-        self._facts[repository].lists[str(subject)] = BundledList(
-            str(subject), row.digest, row.media_type, row.filtered
-        )
+        entry = BundledList(str(subject), row.digest, row.media_type, row.filtered)
+        tree.lists[str(subject)] = entry, stored, row.seen_at
         yield from (each.digest for each in found)
 
-    def _optional(self, repository: Repository, text: str) -> list[str]:
-        """Take a manifest if it is here and may be carried; returns it and those below."""
+    def _optional(self, repository: Repository, text: str, tree: _Tree) -> list[str]:
+        """Add a manifest if it is here and may be carried; returns it and those below."""
         try:
-            tree = self._whole(repository, Digest.parse(text), DEPTH_MAX)
+            found = self._whole(repository, Digest.parse(text), DEPTH_MAX)
         except (MirrorError, PrivateError):
             return []
-        if tree is None:
+        if found is None:
             return []
-        self._take(repository, tree)
-        return list(tree.manifests)
+        tree.add(found)
+        return list(found.manifests)
 
     def _row(self, digest: Digest) -> ObjectRow | None:
         return self._index.get(object_key(str(digest)), ObjectRow)

@@ -170,7 +170,8 @@ class _Entering:
         No bundle says how old a list is, so none replaces another: signatures that either
         names can be found.
         """
-        carried = DocumentRow(each.digest, each.media_type, None, each.filtered, 0)
+        now = self._clock.wall()
+        carried = DocumentRow(each.digest, each.media_type, None, each.filtered, 0, now)
         before = await self._store.facts.document(repository, f"referrers/{each.subject}", ())
         here = None if before is None else await self._list(before)
         if before is None or here is None:
@@ -180,7 +181,9 @@ class _Entering:
             # Not all who may see the one may see the other; upstream's own word is the better one.
             return None if before.confirmed_at else (content, carried)
         try:
-            return merged(known, content), before
+            both = merged(known, content)
+            is_new = both is not known
+            return both, msgspec.structs.replace(before, seen_at=now) if is_new else before
         except UpstreamTroubleError:
             return None
 

@@ -76,13 +76,17 @@ class TagRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DocumentRow(msgspec.Struct, frozen=True, array_like=True):
-    """A tags or referrers list of upstream; the bytes are an object of the store."""
+    """A tags or referrers list of upstream; the bytes are an object of the store.
+
+    ``seen_at`` is since when it is as it is, and ``confirmed_at`` when that was heard last.
+    """
 
     digest: str
     media_type: str | None
     next_query: tuple[tuple[str, str], ...] | None
     filtered: bool
     confirmed_at: float
+    seen_at: float = 0.0
 
 
 class Totals(msgspec.Struct, frozen=True, array_like=True):

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import ClientError, ClientSession
 
 from mirror.app import stopped_cache
-from mirror.domain.bundles import CONTENTS, CONTENTS_MAX_BYTES, header, padding
+from mirror.domain.bundles import CONTENTS, CONTENTS_MAX_BYTES, header, object_path, padding
 from mirror.domain.names import Digest
 from mirror.service.bundles import ExportWish
 from mirror.service.cache_admin import CacheAdmin
@@ -254,6 +254,36 @@ async def test_a_platform_is_chosen_of_all_images_too(
             assert f"blobs/sha256/{each.digest[7:]}" in found
         for each in (ONE, *ONE.blobs):
             assert f"blobs/sha256/{each.digest[7:]}" not in found
+
+
+@pytest.mark.parametrize("found_by", ["list", "tag"])
+async def test_a_signature_that_came_since_brings_an_older_image_along(
+    filled: Mirror, upstream: FakeRegistry, clock: FakeClock, found_by: str
+) -> None:
+    late, tag = artifact(ONE, content=b"late"), f"sha256-{ONE.digest[7:]}.sig"
+
+    async def news() -> dict[str, bytes]:
+        return files(await exported(filled, f"ref={NAME}:both&since=2027-01-16"))
+
+    async def ask_again() -> None:
+        clock.advance(2 * 24 * 3600)
+        await filled.get(f"/v2/{NAME}/referrers/{ONE.digest}")
+
+    await ask_again()  # what is only confirmed is no news
+    assert json.loads((await news())[CONTENTS])["repositories"] == []
+    upstream.push(NAME, late, [tag])
+    if found_by == "list":
+        await ask_again()
+    else:
+        await filled.get(f"/v2/{NAME}/manifests/{tag}")
+        await filled.pull_blobs(NAME, late)
+    found = await news()
+    for each in (BOTH, ONE, TWO):
+        assert f"blobs/sha256/{each.digest[7:]}" in found
+    [listed] = json.loads(found[CONTENTS])["repositories"][0]["lists"]
+    is_listed = late.digest.encode() in found[object_path(listed["digest"])]
+    is_carried = f"blobs/sha256/{late.digest[7:]}" in found
+    assert (is_listed, is_carried) == (found_by == "list", found_by == "tag")
 
 
 async def test_a_bundle_that_is_corrupt_anywhere_leaves_nothing(
