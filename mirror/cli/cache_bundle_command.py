@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mirror.store.importing import Imported
 
 _FILE = "bundle.tar, .tar.gz or .tar.zst."
+_WITH_REFERRERS = "`mirror prefetch --with-referrers`"
 
 
 def export(
@@ -95,6 +96,7 @@ def _show_export(path: Path, contents: "Contents", left_out: "LeftOut", output: 
         "carried_bytes": contents.carried_bytes,
         "private_left_out": left_out.private,
         "incomplete_left_out": left_out.incomplete,
+        "lists_left_out": left_out.lists,
     }
     if output is Output.JSON:
         write_json(facts)
@@ -106,12 +108,13 @@ def _show_export(path: Path, contents: "Contents", left_out: "LeftOut", output: 
         f"{counted(len(contents.repositories), 'repository', 'repositories')}"
         + (f"; {left} more are there already" if left else "")
     )
-    for count, why in (
-        (left_out.private, "came with credentials (--with-private carries them)"),
-        (left_out.incomplete, "not whole here (`mirror prefetch` completes them)"),
+    for count, what, why in (
+        (left_out.private, "image", "came with credentials (--with-private carries them)"),
+        (left_out.incomplete, "image", "not whole here (`mirror prefetch` completes them)"),
+        (left_out.lists, "referrers list", f"a page is not here ({_WITH_REFERRERS} fetches it)"),
     ):
         if count:
-            complain(f"left out: {counted(count, 'image')}, {why}")
+            complain(f"left out: {counted(count, what)}, {why}")
 
 
 def take(

@@ -46,11 +46,13 @@ class ExportWish(msgspec.Struct, frozen=True):
 class LeftOut(msgspec.Struct, frozen=True):
     """How many images that globs meant are not in a bundle.
 
-    Those of ``private`` came with credentials; ``incomplete`` ones are not whole here.
+    Those of ``private`` came with credentials; ``incomplete`` ones are not whole here. ``lists``
+    are lists of referrers, of which a page is not here, and their images are in it.
     """
 
     private: int
     incomplete: int
+    lists: int = 0
 
 
 class Bundles:
@@ -105,7 +107,8 @@ class Bundles:
             RefusedError: it cannot be; before the first piece, or when an object goes meanwhile.
         """
         packing = await self._packing(wish, present)
-        return LeftOut(packing.private, packing.incomplete), self._pieces(packing)
+        left_out = LeftOut(packing.private, packing.incomplete, packing.torn_lists)
+        return left_out, self._pieces(packing)
 
     async def _pieces(self, packing: Packing) -> AsyncGenerator[bytes, None]:
         try:

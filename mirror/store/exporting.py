@@ -39,11 +39,12 @@ from mirror.domain.names import (
 )
 from mirror.domain.walking import DEPTH_MAX, NO_PLATFORM, is_chosen, signature_tags
 from mirror.runtime.unreadable import UNREADABLE
-from mirror.store.facts import document_key, link_key
+from mirror.store.facts import link_key
 from mirror.store.index import object_key
 from mirror.store.refs import TagRef
-from mirror.store.rows import DocumentRow, LinkRow, ObjectRow
+from mirror.store.rows import LinkRow, ObjectRow
 from mirror.store.store import Store
+from mirror.store.whole_lists import PageMissingError, whole_list
 
 _PIECE_BYTES: Final = 1 << 20
 
@@ -73,13 +74,16 @@ class _Facts:
 class _Tree:
     """An image with all that it needs, of one repository, and what refers to it.
 
-    With manifests and lists stands when they came in.
+    With manifests and lists stands when they came in. ``made`` are the bytes of lists that were
+    put together, ``torn`` the subjects of those that are not whole here.
     """
 
     manifests: dict[str, tuple[BundledManifest, ObjectRow, float]] = field(default_factory=dict)
     blobs: dict[str, ObjectRow] = field(default_factory=dict)
     tags: dict[str, TagRef] = field(default_factory=dict)
     lists: dict[str, tuple[BundledList, ObjectRow, float]] = field(default_factory=dict)
+    made: dict[str, bytes] = field(default_factory=dict)
+    torn: set[str] = field(default_factory=set)
 
     def add(self, other: "_Tree") -> None:
         self.manifests.update(other.manifests)
@@ -128,6 +132,9 @@ class Packing:
         self._objects: dict[str, tuple[ObjectRow, str]] = {}
         self._facts: dict[Repository, _Facts] = defaultdict(_Facts)
         self._images: dict[str, tuple[str, str, str, int]] = {}
+        self._torn = set[tuple[Repository, str]]()
+        self.made: dict[str, bytes] = {}
+        """The bytes of objects that the store does not have."""
         self.private = 0
         self.incomplete = 0
 
@@ -157,6 +164,11 @@ class Packing:
         name = image_name(repository, reference)
         self._images[name] = name, text, manifest.media_type, row.size_bytes
         return True
+
+    @property
+    def torn_lists(self) -> int:
+        """How many lists of referrers are not taken, since a page of them is not here."""
+        return len(self._torn)
 
     def has(self, repository: Repository, digest: Digest) -> bool:
         """Return whether a manifest of a repository is taken already."""
@@ -211,6 +223,8 @@ class Packing:
         for subject, (entry, row, _) in tree.lists.items():
             self._objects.setdefault(entry.digest, (row, "document"))
             facts.lists[subject] = entry
+        self.made.update(tree.made)
+        self._torn.update((repository, subject) for subject in tree.torn)
 
     def _whole(self, repository: Repository, digest: Digest, depth: int) -> _Tree | None:
         """Return all that an image needs; of an index, its images that are whole here."""
@@ -296,21 +310,24 @@ class Packing:
                 subjects += self._optional(repository, each, tree)
 
     def _listed(self, repository: Repository, subject: Digest, tree: _Tree) -> Iterator[str]:
-        row = self._index.get(document_key(repository, f"referrers/{subject}", ()), DocumentRow)
-        if row is None or row.media_type is None or row.next_query is not None:
-            return
-        digest = Digest.parse(row.digest)
-        stored = self._row(digest)
         try:
-            content = self._layout.blob(digest).read_bytes()
-            found = msgspec.json.decode(content, type=_List).manifests or []
-        except (OSError, *UNREADABLE):
+            found = whole_list(self._index, self._layout, repository, subject)
+            listed = None if found is None else msgspec.json.decode(found.content, type=_List)
+        except PageMissingError:
+            tree.torn.add(str(subject))
             return
-        if stored is None or (ANONYMOUS_SCOPE not in stored.scopes and not self._with_private):
+        except UNREADABLE:
             return
-        entry = BundledList(str(subject), row.digest, row.media_type, row.filtered)
-        tree.lists[str(subject)] = entry, stored, row.seen_at
-        yield from (each.digest for each in found)
+        if found is None or listed is None:
+            return
+        if not found.scopes or (ANONYMOUS_SCOPE not in found.scopes and not self._with_private):
+            return
+        row = ObjectRow(len(found.content), "document", found.scopes, 0)
+        entry = BundledList(str(subject), found.digest, found.media_type, found.filtered)
+        tree.lists[str(subject)] = entry, row, found.seen_at
+        if found.is_made:
+            tree.made[found.digest] = found.content
+        yield from (each.digest for each in listed.manifests or ())
 
     def _optional(self, repository: Repository, text: str, tree: _Tree) -> list[str]:
         """Add a manifest if it is here and may be carried; returns it and those below."""
@@ -347,6 +364,10 @@ async def packed(store: Store, packing: Packing) -> AsyncGenerator[bytes, None]:
     for name, each in ((CONTENTS, content), (LAYOUT, LAYOUT_CONTENT), (INDEX, index)):
         yield header(name, len(each)) + each + padding(len(each))
     for entry in contents.carried:
+        made = packing.made.get(entry.digest)
+        if made is not None:
+            yield header(object_path(entry.digest), len(made)) + made + padding(len(made))
+            continue
         digest = Digest.parse(entry.digest)
         stored = await store.open(digest, entry.scopes[0])
         if stored is None or stored.size_bytes != entry.size_bytes:

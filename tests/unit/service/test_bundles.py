@@ -286,6 +286,32 @@ async def test_a_signature_that_came_since_brings_an_older_image_along(
     assert (is_listed, is_carried) == (found_by == "list", found_by == "tag")
 
 
+async def test_a_list_in_pages_is_carried_whole_or_not_at_all(
+    filled: Mirror, upstream: FakeRegistry, clock: FakeClock, tmp_path: Path
+) -> None:
+    more = [artifact(ONE, content=bytes([number])) for number in range(2)]
+    for each in more:
+        upstream.push(NAME, each)
+        await filled.get(f"/v2/{NAME}/manifests/{each.digest}")
+        await filled.pull_blobs(NAME, each)
+    upstream.options.referrers_page_limit = 1
+    clock.advance(2 * 24 * 3600)
+    wish, left_out = ExportWish((f"{NAME}:both",)), list[int]()
+    for page in range(3):
+        await filled.get(f"/v2/{NAME}/referrers/{ONE.digest}" + (f"?page={page}" if page else ""))
+        found, _ = await filled.up.cache.bundles.export(wish)
+        left_out.append(found.lists)
+    assert left_out == [1, 1, 0]
+    bundle = await exported(filled, f"ref={NAME}:both")
+    async with target(tmp_path) as inside:
+        await taken(inside, bundle)
+        assert await referrers_of(inside, ONE) == {each.digest for each in (SIGNATURE, *more)}
+        for each in more:
+            got = await inside.get(f"/v2/{NAME}/manifests/{each.digest}")
+            assert got.body == each.content
+        assert await exported(inside, f"ref={NAME}:both") == bundle
+
+
 async def test_a_bundle_that_is_corrupt_anywhere_leaves_nothing(
     bundle: bytes, tmp_path: Path
 ) -> None:
