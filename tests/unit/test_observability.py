@@ -77,13 +77,13 @@ def test_every_alert_has_a_page_and_every_page_an_alert() -> None:
 def test_every_alert_is_tested_to_fire_and_not_to_fire() -> None:
     tests = yaml.safe_load((ROOT / "tests/observability/alerts_test.yaml").read_text())["tests"]
     for expected in (True, False):
-        tested = [
+        tested = {
             each["alertname"]
             for test in tests
             for each in test["alert_rule_test"]
             if bool(each["exp_alerts"]) is expected
-        ]
-        assert sorted(tested) == sorted(rule["alert"] for rule in RULES)
+        }
+        assert tested == {rule["alert"] for rule in RULES}
 
 
 def test_the_dashboard_is_the_one_that_is_written() -> None:
