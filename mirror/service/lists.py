@@ -17,7 +17,7 @@ from mirror.domain.errors import (
 from mirror.domain.media import OCI_INDEX
 from mirror.domain.names import Digest, Repository, fallback_tag
 from mirror.domain.pages import Query, bounded, cut, ignored_paging, next_query, page_size
-from mirror.domain.referrers import EMPTY, filtered
+from mirror.domain.referrers import EMPTY, filtered, merged
 from mirror.domain.routing import Kind
 from mirror.observe.logs import get_logger
 from mirror.observe.metrics import Result
@@ -209,11 +209,21 @@ class Lists:
         What was prefetched or imported is whole, and clients ask for signatures by their type.
         """
         held, artifact_type = await self._held(repository, name, query), _artifact_type(query)
-        if held is not None or not artifact_type:
+        is_offline = self._policies.is_offline(repository)
+        if not artifact_type or (held is not None and not is_offline):
             return held
         rest = tuple(pair for pair in query if pair[0] != _TYPE_KEY)
         whole = await self._held(repository, name, rest)
-        return None if whole is None else replace(whole, value=_of_type(whole.value, artifact_type))
+        if whole is None or (not is_offline and (rest or whole.value.next_query)):
+            return held  # its pages and those of upstream's own list of the type are cut elsewhere
+        try:
+            found = _of_type(whole.value, artifact_type)
+            if held is not None:  # what was imported since may be in the whole one only
+                content = merged(held.value.content, found.content)
+                return replace(held, value=replace(held.value, content=content))
+        except UpstreamTroubleError:
+            return held
+        return replace(whole, value=found)
 
     async def _ask_referrers(
         self, repository: Repository, subject: Digest, query: Query

@@ -324,7 +324,8 @@ class Packing:
             return
         row = ObjectRow(len(found.content), "document", found.scopes, 0)
         entry = BundledList(str(subject), found.digest, found.media_type, found.filtered)
-        tree.lists[str(subject)] = entry, row, found.seen_at
+        # That nothing refers to it is no news.
+        tree.lists[str(subject)] = entry, row, found.seen_at if listed.manifests else 0
         if found.is_made:
             tree.made[found.digest] = found.content
         yield from (each.digest for each in listed.manifests or ())

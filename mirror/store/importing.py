@@ -3,7 +3,7 @@
 What is entered twice is as it was, so an import that was cut is simply done again.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial as bound
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -12,7 +12,7 @@ import msgspec
 
 from mirror.domain.bundles import BundledList, BundledRepository, Contents
 from mirror.domain.errors import UpstreamTroubleError
-from mirror.domain.manifests import LinkKind, read_manifest
+from mirror.domain.manifests import MANIFEST_MAX_BYTES, LinkKind, read_manifest
 from mirror.domain.names import ANONYMOUS_SCOPE, Digest, Repository, Tag
 from mirror.domain.referrers import merged
 from mirror.runtime.clock import Clock
@@ -177,11 +177,13 @@ class _Entering:
         if before is None or here is None:
             return content, carried
         scopes, known = here
-        if before.digest != each.digest and scopes != set(self._scopes[each.digest]):
+        if before.digest != each.digest and scopes != _audience(self._scopes[each.digest]):
             # Not all who may see the one may see the other; upstream's own word is the better one.
             return None if before.confirmed_at else (content, carried)
         try:
             both = merged(known, content)
+            if len(both) > MANIFEST_MAX_BYTES:
+                return None  # no bundle could carry it
             is_new = both is not known
             return both, msgspec.structs.replace(before, seen_at=now) if is_new else before
         except UpstreamTroubleError:
@@ -194,7 +196,7 @@ class _Entering:
         if row.media_type is None or stored is None or not stored.scopes:
             return None
         content = await self._store.content(digest, stored.scopes[0])
-        return None if content is None else (set(stored.scopes), content)
+        return None if content is None else (_audience(stored.scopes), content)
 
     async def _name(self, bundled: BundledRepository) -> None:
         """Enter tags, unless one means something here that was seen later."""
@@ -226,3 +228,9 @@ def _publish(path: Path, target: Path, size_bytes: int, note: Callable[[], None]
         path.replace(target)
         sync_directory(target.parent)
     return open_kept(target)
+
+
+def _audience(scopes: Iterable[str]) -> set[str]:
+    """Return who may see something: everybody, or those of the scopes."""
+    found = set(scopes)
+    return {ANONYMOUS_SCOPE} if ANONYMOUS_SCOPE in found else found

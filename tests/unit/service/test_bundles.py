@@ -286,6 +286,13 @@ async def test_a_signature_that_came_since_brings_an_older_image_along(
     assert (is_listed, is_carried) == (found_by == "list", found_by == "tag")
 
 
+async def test_that_nothing_refers_to_an_image_is_no_news(filled: Mirror, clock: FakeClock) -> None:
+    clock.advance(2 * 24 * 3600)
+    assert await referrers_of(filled, TWO) == set()  # asked for the first time
+    found = files(await exported(filled, f"ref={NAME}:both&since=2027-01-16"))
+    assert json.loads(found[CONTENTS])["repositories"] == []
+
+
 async def test_a_list_in_pages_is_carried_whole_or_not_at_all(
     filled: Mirror, upstream: FakeRegistry, clock: FakeClock, tmp_path: Path
 ) -> None:

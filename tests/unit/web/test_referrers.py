@@ -112,6 +112,34 @@ async def test_a_type_is_found_in_the_list_that_is_here(
     assert (nothing.status, digests_of(nothing)) == (200, set())
 
 
+async def test_a_list_of_a_type_that_is_here_does_not_hide_what_came_later(
+    tmp_path: Path, upstream: FakeRegistry, clock: FakeClock
+) -> None:
+    """A client asked before the signature was imported, or prefetched, with the whole list."""
+    wanted = f"{REFERRERS}?artifactType=application/vnd.example.signature"
+    upstream.push(REPOSITORY, SUBJECT)
+    upstreams, policy = {"docker.io": upstream}, Policy(timeouts=QUICK)
+    async with mirror_of(tmp_path / "cache", upstreams, clock=clock, policy=policy) as mirror:
+        assert digests_of(await mirror.get(wanted)) == set()
+        refer(upstream)
+        assert len(digests_of(await mirror.get(REFERRERS))) == 2
+    mode = policy.model_copy(update={"mode": "offline"})
+    async with mirror_of(tmp_path / "cache", upstreams, clock=clock, policy=mode) as mirror:
+        assert digests_of(await mirror.get(wanted)) == {SIGNATURE.digest}
+
+
+async def test_pages_are_those_of_upstreams_own_list_of_the_type(
+    mirror: Mirror, upstream: FakeRegistry
+) -> None:
+    refer(upstream)
+    upstream.options.referrers_page_limit = 1
+    first = await mirror.get(REFERRERS)
+    assert "Link" in first.headers
+    before = upstream.count(kind="referrers")
+    await mirror.get(f"{REFERRERS}?artifactType=application/vnd.example.signature")
+    assert upstream.count(kind="referrers") == before + 1
+
+
 async def test_nothing_refers_to_it(mirror: Mirror, upstream: FakeRegistry) -> None:
     upstream.push(REPOSITORY, SUBJECT, ["v1"])
     path = f"/v2/{REPOSITORY}/referrers/{NOWHERE}"
