@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -322,6 +322,27 @@ async def test_a_mistake_of_ours_does_not_end_reloading(
     assert await applied(mirror) == 1
 
 
+class Looks:
+    """Counts how often somebody begins to look whether files have changed, and makes it often."""
+
+    def __init__(self, reloading: Reloading) -> None:
+        self._named = reloading._named
+        self._count = 0
+        reloading._look_every_seconds = 0.01
+        reloading._named = self._look
+
+    def _look(self) -> Sequence[Path]:
+        self._count += 1
+        return self._named()
+
+    async def more(self, count: int) -> None:
+        """Wait for so many more of them."""
+        wanted = self._count + count
+        async with asyncio.timeout(10):
+            while self._count < wanted:  # noqa: ASYNC110 -- nothing tells of a look
+                await asyncio.sleep(0.001)
+
+
 async def test_a_renewed_authority_of_an_upstream_is_read_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -335,9 +356,9 @@ async def test_a_renewed_authority_of_an_upstream_is_read_again(
         file.write(hub={"tls": {"ca": str(ca)}})
         async with mirror_at(file.path, tmp_path / "cache") as mirror:
             assert (await mirror.get(manifest_path("v1"))).status == 502
-            mirror.up.reloading._look_every_seconds = 0.01
+            looks = Looks(mirror.up.reloading)
             watching = asyncio.create_task(mirror.up.reloading.watch())
-            await asyncio.sleep(0.05)
+            await looks.more(2)  # with the second one, the first is over
             ca.write_bytes(pem)
             await mirror.becomes("mirror_config_reloads_total", 1, outcome="applied")
             assert (await mirror.get(manifest_path("v1"))).status == 200
@@ -345,7 +366,7 @@ async def test_a_renewed_authority_of_an_upstream_is_read_again(
             again.write_bytes(pem)
             file.write(hub={"tls": {"ca": str(again)}})
             await mirror.becomes("mirror_config_reloads_total", 2, outcome="applied")
-            await asyncio.sleep(0.05)
+            await looks.more(4)
             assert await applied(mirror) == 2, "another file is named, and it has not changed"
             watching.cancel()
 
